@@ -1,0 +1,1 @@
+"""Reconstruction models behind one interface, and the renderer they share."""

@@ -1,0 +1,87 @@
+"""What a reconstruction model takes and gives: one interface, whatever the method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from models.geometry.camera import Cameras
+from models.geometry.mesh import TexturedMesh
+from schemas.options import Options
+
+
+@dataclass(frozen=True)
+class Views:
+    """V posed views of one object, all of one size, row 0 at the top.
+
+    Attributes:
+        names: File names of the views, relative to the input prefix.
+        images: [V, H, W, 3] float32, sRGB in [0, 1], not premultiplied; only the object's pixels mean anything.
+        masks: [V, H, W] float32 in [0, 1], coverage by the object.
+        depths: [V, H, W] float32 z-depth in world units, 0 where nothing was measured; None without depth.
+        cameras: The V cameras.
+    """
+
+    names: tuple[str, ...]
+    images: Tensor
+    masks: Tensor
+    depths: Tensor | None
+    cameras: Cameras
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def subset(self, index: list[int]) -> Views:
+        """Some of the views, in the order of `index`."""
+        return Views(
+            tuple(self.names[i] for i in index),
+            self.images[index],
+            self.masks[index],
+            None if self.depths is None else self.depths[index],
+            self.cameras[index],
+        )
+
+
+Callback = Callable[[float, str, dict[str, float]], None]
+"""Called in every loop of a model: fraction in [0, 1], message, metrics. It may raise `JobCancelled`."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a model made.
+
+    Attributes:
+        mesh: In the world frame and scale of the input cameras.
+        raster: Name of the rasterizer that ran.
+        curves: Optimisation curves by name, for the quality report; equal spacing.
+        extra: Further figures of the model.
+    """
+
+    mesh: TexturedMesh
+    raster: str
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+class Reconstructor(Protocol):
+    """A reconstruction model, warm from job to job."""
+
+    name: str
+
+    def load(self) -> None:
+        """Load weights or compile kernels; called once, before the first job.
+
+        Raises:
+            ModelError: MODEL_WEIGHTS_MISSING.
+        """
+
+    def reconstruct(self, views: Views, options: Options, callback: Callback) -> Reconstruction:
+        """Reconstruct one object.
+
+        Raises:
+            ModelError: MODEL_DIVERGED, MODEL_VRAM_OOM, CAMERA_ESTIMATION_FAILED.
+            JobCancelled: through `callback`.
+        """

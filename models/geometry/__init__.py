@@ -1,0 +1,1 @@
+"""Cameras, meshes and signed-distance grids: geometry that every model shares."""

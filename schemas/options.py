@@ -1,0 +1,135 @@
+"""A job's options, typed per model. Every default is the one that the classic six-view job wants."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.base import Received
+
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class InputOptions(Received):
+    """What the input must hold."""
+
+    min_views: int = Field(3, ge=3, le=1000, description="Fewer views than this are refused.")
+    require_depth: bool = Field(False, description="Refuse an input in which any view lacks a depth map.")
+
+
+class CameraOptions(Received):
+    """Where the cameras come from when the input has no `transforms.json`."""
+
+    rig: Literal["axis6"] | None = Field(
+        None,
+        description="Named rig for an input of images only. `axis6`: front, right, back, left, top, bottom "
+        "in the order of the file names, all looking at the origin; world axes are z up, the front camera on -y.",
+    )
+    rig_distance: float = Field(
+        3.2, gt=0, le=1e4, description="Rig only: distance of the cameras from the origin, world units."
+    )
+    rig_fov_degrees: float = Field(
+        40.0, gt=1, lt=170, description="Rig only: horizontal field of view, degrees."
+    )
+
+
+class QualityOptions(Received):
+    """Thresholds of the verdict. The job's status is the worst of its metrics."""
+
+    holdout: int = Field(
+        0, ge=0, le=100, description="Number of views kept out of the optimisation and reported apart."
+    )
+    psnr_normal_db: float = Field(
+        25.0, ge=0, le=100, description="Mean PSNR from which a result is `normal`, dB."
+    )
+    psnr_warning_db: float = Field(
+        20.0, ge=0, le=100, description="Mean PSNR from which a result is `warning`, dB."
+    )
+    ssim_normal: float = Field(0.85, ge=-1, le=1, description="Mean SSIM from which a result is `normal`.")
+    ssim_warning: float = Field(0.75, ge=-1, le=1, description="Mean SSIM from which a result is `warning`.")
+    mask_iou_normal: float = Field(
+        0.90, ge=0, le=1, description="Mean mask IoU from which a result is `normal`."
+    )
+    mask_iou_warning: float = Field(
+        0.75, ge=0, le=1, description="Mean mask IoU from which a result is `warning`."
+    )
+    depth_error_normal: float = Field(
+        0.02,
+        ge=0,
+        description="Mean absolute depth error up to which a result is `normal`, as a share of the "
+        "object's bounding radius.",
+    )
+    depth_error_warning: float = Field(0.05, ge=0, description="The same, up to which a result is `warning`.")
+
+
+class OutputOptions(Received):
+    """What is uploaded besides the mesh."""
+
+    previews: bool = Field(True, description="Render six stills and a turntable.")
+    preview_size: int = Field(384, ge=64, le=2048, description="Side of a preview image, pixels.")
+    up_axis: Literal["y", "z"] = Field(
+        "z",
+        description="The input world's up axis. glTF is y up: the GLB's root node turns the model upright.",
+    )
+    zip: bool = Field(False, description="Also pack the results into `result.zip`.")
+
+
+class CommonOptions(Received):
+    """Options that every model has."""
+
+    seed: Seed = Field(
+        0, description="Seed of every random number; the same seed on a CPU gives the same mesh."
+    )
+    input: InputOptions = InputOptions()
+    cameras: CameraOptions = CameraOptions()
+    quality: QualityOptions = QualityOptions()
+    outputs: OutputOptions = OutputOptions()
+
+
+class NvdiffrecOptions(CommonOptions):
+    """Options of `nvdiffrec`: optimisation by differentiable rendering."""
+
+    raster: Literal["auto", "nvdiffrast", "warp"] = Field(
+        "auto",
+        description="Rasterizer. `auto`: nvdiffrast where it is installed and a GPU is there, else Warp.",
+    )
+    grid_resolution: int = Field(
+        64, ge=16, le=256, description="Cells of the signed-distance grid along one axis."
+    )
+    geometry_iterations: int = Field(
+        300, ge=1, le=20000, description="Steps of phase 1: shape and colour field."
+    )
+    texture_iterations: int = Field(
+        200, ge=1, le=20000, description="Steps of phase 2: fixed topology, texture."
+    )
+    batch_size: int = Field(6, ge=1, le=64, description="Views rendered in one step.")
+    train_resolution: int | None = Field(
+        None,
+        ge=32,
+        le=4096,
+        description="Longer side at which views are compared, pixels; the input's own if unset.",
+    )
+    texture_resolution: int | None = Field(
+        None,
+        ge=64,
+        le=8192,
+        description="Side of the texture atlas, pixels; chosen from the input's size if unset.",
+    )
+    use_depth: bool = Field(True, description="Use depth maps where the input has them.")
+
+
+class ReconviagenOptions(CommonOptions):
+    """Options of `reconviagen`: multi-view conditioned generation."""
+
+    structure_steps: int = Field(30, ge=1, le=200, description="Sampler steps of the sparse structure.")
+    structure_guidance: float = Field(
+        7.5, ge=0, le=50, description="Guidance strength of the sparse structure."
+    )
+    latent_steps: int = Field(12, ge=1, le=200, description="Sampler steps of the structured latent.")
+    latent_guidance: float = Field(
+        3.0, ge=0, le=50, description="Guidance strength of the structured latent."
+    )
+
+
+Options = NvdiffrecOptions | ReconviagenOptions
