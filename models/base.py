@@ -19,7 +19,7 @@ class Views:
 
     Attributes:
         names: File names of the views, relative to the input prefix.
-        images: [V, H, W, 3] float32, sRGB in [0, 1], not premultiplied; only the object's pixels mean anything.
+        images: [V, H, W, 3] float32, sRGB in [0, 1], not premultiplied; meaningful on the object only.
         masks: [V, H, W] float32 in [0, 1], coverage by the object.
         depths: [V, H, W] float32 z-depth in world units, 0 where nothing was measured; None without depth.
         cameras: The V cameras.

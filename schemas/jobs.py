@@ -83,7 +83,7 @@ def load_json(body: bytes, *, max_bytes: int = MAX_MESSAGE_BYTES, max_depth: int
     if deepest > max_depth:
         raise ValueError(f"JSON is nested {deepest} levels deep, at most {max_depth} are read")
     data = json.loads(text, parse_constant=_refuse_constant)
-    # A lone surrogate (`"\\ud800"`) parses but can never be written again: refuse it here (UnicodeEncodeError).
+    # A lone surrogate parses but can never be written again: refuse it here (UnicodeEncodeError).
     json.dumps(data, ensure_ascii=False).encode("utf-8")
     return data
 

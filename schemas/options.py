@@ -24,7 +24,7 @@ class CameraOptions(Received):
     rig: Literal["axis6"] | None = Field(
         None,
         description="Named rig for an input of images only. `axis6`: front, right, back, left, top, bottom "
-        "in the order of the file names, all looking at the origin; world axes are z up, the front camera on -y.",
+        "in the order of the file names, all looking at the origin; z is up, the front camera on -y.",
     )
     rig_distance: float = Field(
         3.2, gt=0, le=1e4, description="Rig only: distance of the cameras from the origin, world units."
