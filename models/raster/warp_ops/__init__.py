@@ -1,0 +1,1 @@
+"""The Warp implementation: one module per operation, each with its kernels and its autograd function."""

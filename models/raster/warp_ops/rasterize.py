@@ -1,0 +1,422 @@
+# ruff: noqa: UP018, RUF046
+# Casting a literal is how a Warp kernel declares a variable that a loop or a branch may change.
+"""Rasterization: which triangle a pixel sees, where in it, and how that moves with the vertices.
+
+Three kernels. `visibility` walks the triangles and keeps the nearest one per pixel; `shade` turns the winner
+into perspective-correct barycentrics with homogeneous edge functions [1]; `shade_backward` is its adjoint.
+
+Coverage is decided in integers: vertices snap to 1/16 pixel and the edge functions are exact, so that two
+triangles with a common edge cover each pixel centre once. Only triangles that leave the depth range or the
+guard band are clipped first, and a cut along a common edge gives both neighbours the same point.
+
+[1] Olano and Greer, "Triangle scan conversion using 2D homogeneous coordinates", 1997.
+"""
+
+from typing import Any
+
+import torch
+import warp as wp
+from torch import Tensor
+
+from models.raster.warp_ops.common import add_xyw, corners, cross2
+from models.raster.warp_ops.launch import Launcher, as_array
+
+wp.set_module_options({"enable_backward": False})
+
+EMPTY = 2**63 - 1
+"""Visibility key of a pixel without a triangle."""
+
+# Vertices within this multiple of the view's half-extent need no clipping in x and y: 32 * 2048 pixels in
+# sixteenths is 2^20, and a product of two differences stays far below 2^63.
+GUARD = wp.constant(32.0)
+
+MAX_CORNERS = wp.constant(9)
+Polygon = wp.types.matrix(shape=(9, 4), dtype=wp.float32)
+
+
+@wp.func
+def snap(ndc: float, extent: int) -> int:
+    """Sixteenths of a pixel, from the centre of the view."""
+    return int(wp.rint(ndc * float(extent * 8)))
+
+
+@wp.func
+def tie_bias(dx: wp.int64, dy: wp.int64) -> wp.int64:
+    """-1 for edges that do not own pixel centres exactly on them; left and bottom edges do."""
+    if dy > wp.int64(0) or (dy == wp.int64(0) and dx <= wp.int64(0)):
+        return wp.int64(-1)
+    return wp.int64(0)
+
+
+@wp.func
+def cover(
+    keys: wp.array(dtype=wp.int64),
+    base: int,
+    face: int,
+    p0: wp.vec4,
+    p1: wp.vec4,
+    p2: wp.vec4,
+    width: int,
+    height: int,
+) -> None:
+    """Enters one triangle in front of the camera into the visibility keys of its view."""
+    if p0[3] <= 0.0 or p1[3] <= 0.0 or p2[3] <= 0.0:
+        return
+    z0 = p0[2] / p0[3]
+    z1 = p1[2] / p1[3]
+    z2 = p2[2] / p2[3]
+    x0 = snap(p0[0] / p0[3], width)
+    y0 = snap(p0[1] / p0[3], height)
+    x1 = snap(p1[0] / p1[3], width)
+    y1 = snap(p1[1] / p1[3], height)
+    x2 = snap(p2[0] / p2[3], width)
+    y2 = snap(p2[1] / p2[3], height)
+
+    # Pixel centre i lies at 16 i + 8 - 8 extent sixteenths.
+    offset_x = 8 * width - 8
+    offset_y = 8 * height - 8
+    left = wp.max((wp.min(x0, wp.min(x1, x2)) + offset_x + 15) >> 4, 0)
+    right = wp.min((wp.max(x0, wp.max(x1, x2)) + offset_x) >> 4, width - 1)
+    bottom = wp.max((wp.min(y0, wp.min(y1, y2)) + offset_y + 15) >> 4, 0)
+    top = wp.min((wp.max(y0, wp.max(y1, y2)) + offset_y) >> 4, height - 1)
+    if left > right or bottom > top:
+        return
+
+    area = wp.int64(x1 - x0) * wp.int64(y2 - y0) - wp.int64(x2 - x0) * wp.int64(y1 - y0)
+    if area == wp.int64(0):
+        return
+    if area < wp.int64(0):  # no culling: turn it round
+        area = -area
+        swap_x = x1
+        x1 = x2
+        x2 = swap_x
+        swap_y = y1
+        y1 = y2
+        y2 = swap_y
+        swap_z = z1
+        z1 = z2
+        z2 = swap_z
+
+    dx0 = wp.int64(x2 - x1)
+    dy0 = wp.int64(y2 - y1)
+    dx1 = wp.int64(x0 - x2)
+    dy1 = wp.int64(y0 - y2)
+    dx2 = wp.int64(x1 - x0)
+    dy2 = wp.int64(y1 - y0)
+    tie0 = tie_bias(dx0, dy0)
+    tie1 = tie_bias(dx1, dy1)
+    tie2 = tie_bias(dx2, dy2)
+    cx = 16 * left - offset_x
+    cy = 16 * bottom - offset_y
+    row0 = wp.int64(x1 - cx) * dy0 - wp.int64(y1 - cy) * dx0
+    row1 = wp.int64(x2 - cx) * dy1 - wp.int64(y2 - cy) * dx1
+    row2 = wp.int64(x0 - cx) * dy2 - wp.int64(y0 - cy) * dx2
+
+    step = wp.int64(16)
+    scale1 = (z1 - z0) / float(area)
+    scale2 = (z2 - z0) / float(area)
+    for y in range(bottom, top + 1):
+        e0 = row0
+        e1 = row1
+        e2 = row2
+        for x in range(left, right + 1):
+            if e0 + tie0 >= wp.int64(0) and e1 + tie1 >= wp.int64(0) and e2 + tie2 >= wp.int64(0):
+                depth = z0 + float(e1) * scale1 + float(e2) * scale2
+                depth = wp.min(wp.max(0.5 * depth + 0.5, 0.0), 1.0)
+                # Nearest depth first, then the lowest face: the same winner in whatever order they come.
+                key = (wp.int64(wp.float64(depth) * wp.float64(2147483647.0)) << wp.int64(32)) | wp.int64(
+                    face
+                )
+                wp.atomic_min(keys, base + y * width + x, key)
+            e0 -= step * dy0
+            e1 -= step * dy1
+            e2 -= step * dy2
+        row0 += step * dx0
+        row1 += step * dx1
+        row2 += step * dx2
+
+
+@wp.func
+def clip(polygon: Polygon, count: int, plane: wp.vec4):  # noqa: ANN201 (Warp infers pairs)
+    """The part of a convex polygon where `plane . p >= 0`, and its number of corners."""
+    kept = Polygon()
+    n = int(0)
+    for i in range(count):
+        j = i + 1
+        if j == count:
+            j = 0
+        a = wp.vec4(polygon[i, 0], polygon[i, 1], polygon[i, 2], polygon[i, 3])
+        b = wp.vec4(polygon[j, 0], polygon[j, 1], polygon[j, 2], polygon[j, 3])
+        da = wp.dot(plane, a)
+        db = wp.dot(plane, b)
+        if da >= 0.0 and n < MAX_CORNERS:
+            for k in range(4):
+                kept[n, k] = a[k]
+            n += 1
+        if (da >= 0.0) != (db >= 0.0) and n < MAX_CORNERS:
+            # Always from the inner to the outer end: the neighbour finds the same point.
+            cut = a + (b - a) * (da / (da - db))
+            if db >= 0.0:
+                cut = b + (a - b) * (db / (db - da))
+            for k in range(4):
+                kept[n, k] = cut[k]
+            n += 1
+    return kept, n
+
+
+@wp.func
+def corner(polygon: Polygon, i: int) -> wp.vec4:
+    """One corner of a clipped polygon."""
+    return wp.vec4(polygon[i, 0], polygon[i, 1], polygon[i, 2], polygon[i, 3])
+
+
+@wp.func
+def regular(p: wp.vec4) -> bool:
+    """Whether a vertex needs no clipping: within the depth range and the guard band, before the camera."""
+    w = p[3]
+    return w > 0.0 and wp.abs(p[2]) <= w and wp.abs(p[0]) <= GUARD * w and wp.abs(p[1]) <= GUARD * w
+
+
+@wp.func
+def all_outside(p0: wp.vec4, p1: wp.vec4, p2: wp.vec4) -> bool:
+    """Whether one face of the view volume has the whole triangle on its outer side."""
+    for axis in range(3):
+        if p0[axis] > p0[3] and p1[axis] > p1[3] and p2[axis] > p2[3]:
+            return True
+        if p0[axis] < -p0[3] and p1[axis] < -p1[3] and p2[axis] < -p2[3]:
+            return True
+    return False
+
+
+@wp.kernel(enable_backward=False)
+def visibility(
+    first: int,
+    slot: int,
+    pos: wp.array(dtype=wp.vec4),
+    tri: wp.array(dtype=wp.vec3i),
+    keys: wp.array(dtype=wp.int64),
+    vertices: int,
+    faces: int,
+    height: int,
+    width: int,
+) -> None:
+    """One item per view and triangle: lowers the keys of the pixels that it covers."""
+    i = first + wp.tid()
+    view = i // faces
+    face = i - view * faces
+    v = corners(tri, float(face + 1), faces, vertices)
+    if v[0] < 0:
+        return
+    p0 = pos[view * vertices + v[0]]
+    p1 = pos[view * vertices + v[1]]
+    p2 = pos[view * vertices + v[2]]
+    if all_outside(p0, p1, p2):
+        return
+    base = view * height * width
+    if regular(p0) and regular(p1) and regular(p2):
+        cover(keys, base, face, p0, p1, p2, width, height)
+        return
+    polygon = Polygon()
+    for k in range(4):
+        polygon[0, k] = p0[k]
+        polygon[1, k] = p1[k]
+        polygon[2, k] = p2[k]
+    n = int(3)
+    polygon, n = clip(polygon, n, wp.vec4(0.0, 0.0, 1.0, 1.0))
+    polygon, n = clip(polygon, n, wp.vec4(0.0, 0.0, -1.0, 1.0))
+    polygon, n = clip(polygon, n, wp.vec4(1.0, 0.0, 0.0, GUARD))
+    polygon, n = clip(polygon, n, wp.vec4(-1.0, 0.0, 0.0, GUARD))
+    polygon, n = clip(polygon, n, wp.vec4(0.0, 1.0, 0.0, GUARD))
+    polygon, n = clip(polygon, n, wp.vec4(0.0, -1.0, 0.0, GUARD))
+    for k in range(2, n):
+        cover(keys, base, face, corner(polygon, 0), corner(polygon, k - 1), corner(polygon, k), width, height)
+
+
+@wp.kernel(enable_backward=False)
+def shade(
+    first: int,
+    slot: int,
+    keys: wp.array(dtype=wp.int64),
+    pos: wp.array(dtype=wp.vec4),
+    tri: wp.array(dtype=wp.vec3i),
+    rast: wp.array(dtype=wp.vec4),
+    rast_db: wp.array(dtype=wp.vec4),
+    vertices: int,
+    height: int,
+    width: int,
+) -> None:
+    """One item per pixel: barycentrics, depth and face of the winner, and the barycentrics' slopes."""
+    i = first + wp.tid()
+    key = keys[i]
+    if key == wp.int64(EMPTY):
+        rast[i] = wp.vec4(0.0, 0.0, 0.0, 0.0)
+        rast_db[i] = wp.vec4(0.0, 0.0, 0.0, 0.0)
+        return
+    face = int(key & wp.int64(4294967295))
+    pixels = height * width
+    view = i // pixels
+    y = (i - view * pixels) // width
+    x = i - view * pixels - y * width
+    v = tri[face]
+    p0 = pos[view * vertices + v[0]]
+    p1 = pos[view * vertices + v[1]]
+    p2 = pos[view * vertices + v[2]]
+
+    scale_x = 2.0 / float(width)
+    scale_y = 2.0 / float(height)
+    fx = scale_x * (float(x) + 0.5) - 1.0
+    fy = scale_y * (float(y) + 0.5) - 1.0
+    q0 = wp.vec2(p0[0] - fx * p0[3], p0[1] - fy * p0[3])
+    q1 = wp.vec2(p1[0] - fx * p1[3], p1[1] - fy * p1[3])
+    q2 = wp.vec2(p2[0] - fx * p2[3], p2[1] - fy * p2[3])
+    a0 = cross2(q1, q2)
+    a1 = cross2(q2, q0)
+    a2 = cross2(q0, q1)
+    inverse = 1.0 / (a0 + a1 + a2)
+    depth = (p0[2] * a0 + p1[2] * a1 + p2[2] * a2) / (p0[3] * a0 + p1[3] * a1 + p2[3] * a2)
+
+    # Snapping lets a pixel centre lie a little outside of its triangle: pull it back in. In this order of
+    # the comparisons a triangle seen exactly from its side gives zeros, not NaN.
+    u = wp.min(wp.max(0.0, a0 * inverse), 1.0)
+    v_ = wp.min(wp.max(0.0, a1 * inverse), 1.0)
+    if not (u >= 0.0):
+        u = 0.0
+    if not (v_ >= 0.0):
+        v_ = 0.0
+    if not (depth >= -1.0):
+        depth = -1.0
+    excess = wp.max(u + v_, 1.0)
+    u = u / excess
+    v_ = v_ / excess
+    rast[i] = wp.vec4(u, v_, wp.min(depth, 1.0), float(face + 1))
+
+    # Edge functions are linear in the pixel: a0 = (p1 x p2) . (fx, fy, 1) and so on.
+    slope0 = wp.vec2(p2[1] * p1[3] - p1[1] * p2[3], p1[0] * p2[3] - p2[0] * p1[3])
+    slope1 = wp.vec2(p0[1] * p2[3] - p2[1] * p0[3], p2[0] * p0[3] - p0[0] * p2[3])
+    slope2 = wp.vec2(p1[1] * p0[3] - p0[1] * p1[3], p0[0] * p1[3] - p1[0] * p0[3])
+    total = slope0 + slope1 + slope2
+    kx = scale_x * inverse
+    ky = scale_y * inverse
+    rast_db[i] = wp.vec4(
+        kx * (u * total[0] - slope0[0]),
+        ky * (u * total[1] - slope0[1]),
+        kx * (v_ * total[0] - slope1[0]),
+        ky * (v_ * total[1] - slope1[1]),
+    )
+
+
+@wp.kernel(enable_backward=False)
+def shade_backward(
+    first: int,
+    slot: int,
+    grad_rast: wp.array(dtype=wp.vec4),
+    rast: wp.array(dtype=wp.vec4),
+    pos: wp.array(dtype=wp.vec4),
+    tri: wp.array(dtype=wp.vec3i),
+    grad_pos: wp.array(dtype=wp.float32),
+    vertices: int,
+    faces: int,
+    height: int,
+    width: int,
+) -> None:
+    """One item per pixel: carries the gradients of u and v to x, y and w of three vertices."""
+    i = first + wp.tid()
+    v = corners(tri, rast[i][3], faces, vertices)
+    if v[0] < 0:
+        return
+    grad = grad_rast[i]
+    if grad[0] == 0.0 and grad[1] == 0.0:
+        return
+    pixels = height * width
+    view = i // pixels
+    y = (i - view * pixels) // width
+    x = i - view * pixels - y * width
+    i0 = view * vertices + v[0]
+    i1 = view * vertices + v[1]
+    i2 = view * vertices + v[2]
+    p0 = pos[i0]
+    p1 = pos[i1]
+    p2 = pos[i2]
+
+    fx = 2.0 / float(width) * (float(x) + 0.5) - 1.0
+    fy = 2.0 / float(height) * (float(y) + 0.5) - 1.0
+    q0 = wp.vec2(p0[0] - fx * p0[3], p0[1] - fy * p0[3])
+    q1 = wp.vec2(p1[0] - fx * p1[3], p1[1] - fy * p1[3])
+    q2 = wp.vec2(p2[0] - fx * p2[3], p2[1] - fy * p2[3])
+    a0 = cross2(q1, q2)
+    a1 = cross2(q2, q0)
+    a2 = cross2(q0, q1)
+    area = a0 + a1 + a2
+    # Slivers: about the area of one pixel of a thousand by a thousand bounds the gradient.
+    if area < 0.0:
+        area -= 1.0e-6
+    else:
+        area += 1.0e-6
+    inverse = 1.0 / area
+    mean = (grad[0] * a0 + grad[1] * a1) * inverse
+    g0 = (grad[0] - mean) * inverse
+    g1 = (grad[1] - mean) * inverse
+    g2 = -mean * inverse
+    # a0 = q1 x q2, a1 = q2 x q0, a2 = q0 x q1, and d(a x b) = (b_y, -b_x) . da + (-a_y, a_x) . db
+    gx0 = g2 * q1[1] - g1 * q2[1]
+    gy0 = g1 * q2[0] - g2 * q1[0]
+    gx1 = g0 * q2[1] - g2 * q0[1]
+    gy1 = g2 * q0[0] - g0 * q2[0]
+    gx2 = g1 * q0[1] - g0 * q1[1]
+    gy2 = g0 * q1[0] - g1 * q0[0]
+    add_xyw(grad_pos, i0, gx0, gy0, -fx * gx0 - fy * gy0)
+    add_xyw(grad_pos, i1, gx1, gy1, -fx * gx1 - fy * gy1)
+    add_xyw(grad_pos, i2, gx2, gy2, -fx * gx2 - fy * gy2)
+
+
+class Rasterize(torch.autograd.Function):
+    """`RasterBackend.rasterize`; the launcher and the size are not differentiated."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, pos: Tensor, tri: Tensor, launcher: Launcher, resolution: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Finds and shades the visible triangle of every pixel."""
+        views, vertices, faces = pos.shape[0], pos.shape[1], tri.shape[0]
+        height, width = resolution
+        keys = torch.full((views, height, width), EMPTY, dtype=torch.int64, device=pos.device)
+        rast = pos.new_empty(views, height, width, 4)
+        rast_db = torch.empty_like(rast)
+        pos_, tri_ = as_array(pos, wp.vec4), as_array(tri, wp.vec3i)
+        keys_ = as_array(keys, wp.int64)
+        launcher.run(visibility, views, faces, [pos_, tri_, keys_, vertices, faces, height, width])
+        launcher.run(
+            shade,
+            views,
+            height * width,
+            [keys_, pos_, tri_, as_array(rast, wp.vec4), as_array(rast_db, wp.vec4), vertices, height, width],
+        )
+        ctx.save_for_backward(pos, tri, rast)
+        ctx.launcher = launcher
+        ctx.mark_non_differentiable(rast_db)
+        return rast, rast_db
+
+    @staticmethod
+    def backward(ctx: Any, grad_rast: Tensor, _grad_db: Tensor) -> tuple[Tensor, None, None, None]:
+        """Carries the gradients of the barycentrics to the positions."""
+        pos, tri, rast = ctx.saved_tensors
+        views, height, width = rast.shape[:3]
+        grad_rast = grad_rast.contiguous()
+        grad_pos = torch.zeros_like(pos)
+        ctx.launcher.run(
+            shade_backward,
+            views,
+            height * width,
+            [
+                as_array(grad_rast, wp.vec4),
+                as_array(rast, wp.vec4),
+                as_array(pos, wp.vec4),
+                as_array(tri, wp.vec3i),
+                as_array(grad_pos, wp.float32),
+                pos.shape[1],
+                tri.shape[0],
+                height,
+                width,
+            ],
+        )
+        return grad_pos, None, None, None
