@@ -1,0 +1,93 @@
+"""The Khronos validator's verdict on the GLB files that we write."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+import xatlas
+
+from models.geometry.mesh import TexturedMesh
+from pipeline.export import UpAxis, export_mesh
+
+TOOLS = Path(__file__).resolve().parents[1] / "gltf"
+
+
+@pytest.fixture(scope="session")
+def validator() -> Path:
+    """The script beside its installed dependencies. A developer without Node skips; CI must not."""
+    if shutil.which("npm") is None:
+        if os.environ.get("CI"):
+            pytest.fail("the glTF validator needs Node.js and npm", pytrace=False)
+        pytest.skip("the glTF validator needs Node.js and npm")
+    installed = TOOLS / "node_modules" / "gltf-validator" / "package.json"
+    wanted = json.loads((TOOLS / "package.json").read_text())["devDependencies"]["gltf-validator"]
+    if not installed.exists() or json.loads(installed.read_text())["version"] != wanted:
+        done = subprocess.run(
+            ["npm", "ci", "--no-audit", "--no-fund"], cwd=TOOLS, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    return TOOLS / "validate.mjs"
+
+
+def validate(script: Path, glb: Path) -> dict[str, Any]:
+    done = subprocess.run(["node", str(script), str(glb)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def mesh() -> TexturedMesh:
+    shape = trimesh.creation.icosphere(2)
+    _, uv_faces, uvs = xatlas.parametrize(shape.vertices.astype(np.float32), shape.faces.astype(np.uint32))
+    return TexturedMesh(
+        torch.tensor(np.asarray(shape.vertices), dtype=torch.float32),
+        torch.tensor(np.asarray(shape.faces), dtype=torch.int32),
+        torch.tensor(uvs, dtype=torch.float32),
+        torch.tensor(uv_faces.astype(np.int32)),
+        torch.rand(32, 32, 3),
+    )
+
+
+@pytest.mark.parametrize("unlit", [True, False])
+@pytest.mark.parametrize("up_axis", ["y", "z"])
+def test_validator_has_nothing_to_say(
+    validator: Path, mesh: TexturedMesh, tmp_path: Path, up_axis: UpAxis, unlit: bool
+) -> None:
+    export_mesh(dataclasses.replace(mesh, unlit=unlit), tmp_path, up_axis=up_axis, name="sphere")
+    report = validate(validator, tmp_path / "model.glb")
+    assert report["issues"]["messages"] == []
+    assert report["info"]["totalTriangleCount"] == len(mesh.faces)
+    assert report["info"]["hasTextures"]
+
+
+def test_validator_has_nothing_to_say_about_a_mesh_with_defects(
+    validator: Path, mesh: TexturedMesh, tmp_path: Path
+) -> None:
+    vertices = mesh.vertices.clone()
+    vertices[mesh.faces[0].long()] = vertices[0].clone()  # a face without area
+    defective = dataclasses.replace(
+        mesh,
+        vertices=torch.cat([vertices, torch.zeros(2, 3)]),  # unused vertices
+        faces=torch.cat([mesh.faces, torch.tensor([[1, 1, 2]], dtype=torch.int32)]),
+        uv_faces=torch.cat([mesh.uv_faces, torch.tensor([[0, 1, 2]], dtype=torch.int32)]),
+    )
+    export_mesh(defective, tmp_path, up_axis="z", name="defective")
+    issues = validate(validator, tmp_path / "model.glb")["issues"]
+    assert issues["messages"] == []
+
+
+def test_the_validator_does_find_faults(validator: Path, mesh: TexturedMesh, tmp_path: Path) -> None:
+    export_mesh(mesh, tmp_path, up_axis="z", name="sphere")
+    glb = tmp_path / "model.glb"
+    glb.write_bytes(glb.read_bytes().replace(b'"mode":4', b'"mode":9'))
+    assert validate(validator, glb)["issues"]["numErrors"] > 0
