@@ -1,0 +1,1 @@
+"""One job from its input prefix to its uploaded result, with progress and cancellation. Knows no broker."""

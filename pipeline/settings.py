@@ -1,0 +1,62 @@
+"""What the pipeline is told from outside, as frozen values. Nothing here reads the environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class S3Settings:
+    """How to reach the object storage."""
+
+    endpoint_url: str | None = None
+    """URL of an S3 server; None means AWS."""
+    region: str = "us-east-1"
+    access_key: str | None = None
+    """None leaves credentials to boto3's own chain (profile, instance role)."""
+    secret_key: str | None = field(default=None, repr=False)
+    path_style: bool = True
+    """`endpoint/bucket/key` instead of `bucket.endpoint/key`: works with every self-hosted store."""
+    connect_timeout_s: float = 5.0
+    read_timeout_s: float = 60.0
+    attempts: int = 4
+    """Tries of one request when the store cannot be reached or answers that it is overloaded."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on what comes from outside, checked before anything is decoded."""
+
+    max_files: int = 5000
+    """Objects below the input prefix, including those that are ignored."""
+    max_views: int = 500
+    max_file_bytes: int = 256 * _MIB
+    max_input_bytes: int = 4096 * _MIB
+    """Bytes of all files that are downloaded."""
+    max_image_pixels: int = 64_000_000
+    """Pixels of one image, judged by its header."""
+    max_total_pixels: int = 200_000_000
+    """Pixels of all views together; each costs 20 bytes once decoded (colour, mask, depth as float32)."""
+    max_json_bytes: int = 16 * _MIB
+    max_json_depth: int = 16
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """Everything the pipeline needs beside the job."""
+
+    s3: S3Settings
+    allowed_inputs: tuple[str, ...]
+    """Locations below which inputs may lie. Empty allows nothing."""
+    allowed_outputs: tuple[str, ...]
+    """Locations below which results may be written. Empty allows nothing."""
+    work_root: Path
+    """Folder that holds one temporary folder per running job."""
+    limits: Limits = field(default_factory=Limits)
+    device: str = "auto"
+    """`auto` (CUDA where it is), `cpu`, or a CUDA device such as `cuda:1`."""
+    transfer_threads: int = 4
+    """Files downloaded or uploaded at the same time."""
