@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from models.geometry.camera import Cameras
@@ -33,6 +34,16 @@ class Views:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def to(self, device: torch.device | str) -> Views:
+        """The same views on another device."""
+        return Views(
+            self.names,
+            self.images.to(device),
+            self.masks.to(device),
+            None if self.depths is None else self.depths.to(device),
+            self.cameras.to(device),
+        )
 
     def subset(self, index: list[int]) -> Views:
         """Some of the views, in the order of `index`."""

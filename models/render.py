@@ -1,4 +1,4 @@
-"""Render textured meshes from pinhole cameras: what the texture phase, the quality check and previews share."""
+"""Render textured meshes from pinhole cameras: shared by the texture phase, the quality check and previews."""
 
 from __future__ import annotations
 

@@ -107,13 +107,13 @@ class NvdiffrecOptions(CommonOptions):
     train_resolution: int | None = Field(
         None,
         ge=32,
-        le=4096,
+        le=2048,
         description="Longer side at which views are compared, pixels; the input's own if unset.",
     )
     texture_resolution: int | None = Field(
         None,
         ge=64,
-        le=8192,
+        le=2048,
         description="Side of the texture atlas, pixels; chosen from the input's size if unset.",
     )
     use_depth: bool = Field(True, description="Use depth maps where the input has them.")

@@ -1,0 +1,226 @@
+"""FlexiCubes: a differentiable isosurface of a signed-distance grid by dual marching cubes with learned weights.
+
+Reference: Shen et al., "Flexible Isosurface Extraction for Gradient-Based Mesh Optimization", SIGGRAPH 2023.
+Interpolation weights `alpha` move the crossings along grid edges, `beta` the dual vertex inside its patch,
+`gamma` chooses how a quad is split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.geometry.dual_tables import CORNERS, EDGES, dual_tables
+
+WEIGHTS_PER_CUBE = 21
+"""alpha for 8 corners, beta for 12 edges, gamma for 1 quad split."""
+
+_ALPHA_BETA_RANGE = 0.99  # weights stay in (0.01, 1.99): positive, so that crossings stay on their edges
+
+
+@dataclass(frozen=True)
+class Isosurface:
+    """An extracted surface.
+
+    Attributes:
+        vertices: [N, 3], differentiable with respect to all inputs.
+        faces: [F, 3] int32, counter-clockwise seen from outside (positive distance).
+        deviation: Scalar, the paper's L_dev: how unevenly a dual vertex lies between its crossings.
+        quad_vertices: Number of leading vertices that are dual vertices; the rest are centres of quads.
+    """
+
+    vertices: Tensor
+    faces: Tensor
+    deviation: Tensor
+    quad_vertices: int
+
+
+class FlexiCubes:
+    """Extracts surfaces from grids of one size.
+
+    Grid vertices are numbered `x + y * S + z * S * S` with `S = resolution + 1`, cubes likewise with
+    `S = resolution`; positions in the unit grid span [-1, 1] along each axis.
+
+    Args:
+        resolution: Cubes along each axis.
+        device: Where the index tables live.
+    """
+
+    def __init__(self, resolution: int, device: torch.device | str = "cpu") -> None:
+        self.resolution = resolution
+        self.device = torch.device(device)
+        tables = dual_tables()
+        self._patch = torch.tensor(tables.patch, device=device).long()  # [2, 256, 12]
+        self._count = torch.tensor(tables.count, device=device).long()  # [2, 256]
+        self._joined_face = torch.tensor(tables.joined_face, device=device).long()  # [256]
+        self._edges = torch.tensor(EDGES, device=device).long()  # [12, 2]
+        side = resolution + 1
+        self._vertex_stride = torch.tensor([1, side, side * side], device=device)
+        self._cube_stride = torch.tensor([1, resolution, resolution * resolution], device=device)
+        self._corner_offset = torch.tensor(CORNERS, device=device) @ self._vertex_stride  # [8]
+        self._corner_bit = 1 << torch.arange(8, device=device)
+
+    @property
+    def vertex_count(self) -> int:
+        """Number of grid vertices."""
+        return (self.resolution + 1) ** 3
+
+    @property
+    def cube_count(self) -> int:
+        """Number of cubes."""
+        return self.resolution**3
+
+    def grid_positions(self) -> Tensor:
+        """Positions of the grid's vertices, [(R + 1)^3, 3], in [-1, 1]."""
+        axis = torch.linspace(-1, 1, self.resolution + 1, device=self.device)
+        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+        return torch.stack([x, y, z], -1).reshape(-1, 3)
+
+    def border(self) -> Tensor:
+        """Which grid vertices lie on the grid's border, [(R + 1)^3] bool."""
+        index = torch.arange(self.resolution + 1, device=self.device)
+        edge = (index == 0) | (index == self.resolution)
+        return (edge[:, None, None] | edge[None, :, None] | edge[None, None, :]).reshape(-1)
+
+    def extract(self, positions: Tensor, sdf: Tensor, weights: Tensor, *, training: bool) -> Isosurface:
+        """Extract the zero level set.
+
+        Args:
+            positions: Grid vertices [(R + 1)^3, 3], possibly deformed by less than half a cell.
+            sdf: Signed distance [(R + 1)^3], negative inside; must be positive on the border.
+            weights: Raw weights [R^3, 21], zero for plain dual contouring with equal weights.
+            training: Split each quad into four triangles about a centre, so that `gamma` gets a gradient;
+                otherwise into two along the better diagonal.
+
+        Raises:
+            ValueError: a shape is wrong.
+        """
+        self._check(positions, sdf, weights)
+        inside = sdf.detach() < 0
+        cubes, case = self._surface_cubes(inside)  # [S], [S]
+        rule = self._rules(cubes, case)
+        patch = self._patch[rule, case]  # [S, 12]
+        count = self._count[rule, case]
+        vertex_of_edge = torch.where(patch >= 0, patch + (count.cumsum(0) - count)[:, None], -1)
+        local = weights[cubes]  # one lookup: each would cost a gradient of the whole grid's size
+        alpha = torch.tanh(local[:, :8]) * _ALPHA_BETA_RANGE + 1
+        beta = torch.tanh(local[:, 8:20]) * _ALPHA_BETA_RANGE + 1
+        gamma = torch.sigmoid(local[:, 20]) * 0.99 + 0.005
+
+        row, edge = torch.nonzero(vertex_of_edge >= 0, as_tuple=True)  # [K] crossings as seen by each cube
+        vertex = vertex_of_edge[row, edge]
+        total = int(count.sum())
+        crossing = self._crossings(positions, sdf, alpha, cubes, row, edge)  # [K, 3]
+        weight = beta[row, edge]
+        dual = crossing.new_zeros(total, 3).index_add(0, vertex, crossing * weight[:, None])
+        dual = dual / weight.new_zeros(total).index_add(0, vertex, weight)[:, None]
+        deviation = self._deviation(dual, crossing, vertex)
+
+        quads = self._quads(inside, cubes, vertex_of_edge)  # [Q, 4]
+        gamma_of_vertex = gamma.repeat_interleave(count)
+        vertices, faces = _triangulate(dual, quads, gamma_of_vertex[quads], training=training)
+        return Isosurface(vertices, faces.int(), deviation, total)
+
+    def _check(self, positions: Tensor, sdf: Tensor, weights: Tensor) -> None:
+        expected = {
+            "positions": (positions, (self.vertex_count, 3)),
+            "sdf": (sdf, (self.vertex_count,)),
+            "weights": (weights, (self.cube_count, WEIGHTS_PER_CUBE)),
+        }
+        for name, (tensor, shape) in expected.items():
+            if tuple(tensor.shape) != shape:
+                raise ValueError(f"{name} must be of shape {shape}, got {tuple(tensor.shape)}")
+
+    def _first_corner(self, cubes: Tensor) -> Tensor:
+        """Index of the grid vertex at corner 0 of each cube."""
+        r = self.resolution
+        x, y, z = cubes % r, cubes // r % r, cubes // (r * r)
+        return x + y * self._vertex_stride[1] + z * self._vertex_stride[2]
+
+    def _surface_cubes(self, inside: Tensor) -> tuple[Tensor, Tensor]:
+        """Cubes that the surface cuts, and their cases."""
+        side = self.resolution + 1
+        grid = inside.reshape(side, side, side).to(torch.uint8)
+        case = torch.zeros((self.resolution,) * 3, dtype=torch.uint8, device=grid.device)
+        for corner, (x, y, z) in enumerate(CORNERS.tolist()):
+            case |= grid[z : z + side - 1, y : y + side - 1, x : x + side - 1] << corner
+        case = case.reshape(-1)
+        cubes = torch.nonzero((case != 0) & (case != 255)).squeeze(1)
+        return cubes, case[cubes].long()
+
+    def _rules(self, cubes: Tensor, case: Tensor) -> Tensor:
+        """Rule of each surface cube: 1 where both sides of a face would join all its edges, else 0."""
+        face = self._joined_face[case]
+        rows = torch.nonzero(face >= 0).squeeze(1)
+        rule = torch.zeros_like(case)
+        if rows.numel() == 0:
+            return rule
+        joined = torch.full((self.cube_count,), -1, dtype=torch.long, device=cubes.device)
+        joined[cubes[rows]] = face[rows]
+        axis, upper = face[rows] // 2, face[rows] % 2
+        coordinate = cubes[rows] // self._cube_stride[axis] % self.resolution + 2 * upper - 1
+        exists = (coordinate >= 0) & (coordinate < self.resolution)
+        neighbour = torch.where(exists, cubes[rows] + (2 * upper - 1) * self._cube_stride[axis], cubes[rows])
+        rule[rows] = (exists & (joined[neighbour] == (face[rows] ^ 1))).long()
+        return rule
+
+    def _crossings(
+        self, positions: Tensor, sdf: Tensor, alpha: Tensor, cubes: Tensor, row: Tensor, edge: Tensor
+    ) -> Tensor:
+        """Points where cut edges meet the surface, [K, 3]; differentiable."""
+        corner = self._edges[edge]  # [K, 2]
+        index = self._first_corner(cubes)[row, None] + self._corner_offset[corner]
+        value = sdf[index] * alpha[row[:, None], corner]
+        ends = positions[index]  # [K, 2, 3]
+        return (value[:, :1] * ends[:, 1] - value[:, 1:] * ends[:, 0]) / (value[:, :1] - value[:, 1:])
+
+    @staticmethod
+    def _deviation(dual: Tensor, crossing: Tensor, vertex: Tensor) -> Tensor:
+        distance = torch.linalg.vector_norm(crossing - dual[vertex] + 1e-12, dim=1)
+        total = dual.shape[0]
+        number = distance.new_zeros(total).index_add(0, vertex, torch.ones_like(distance))
+        mean = distance.new_zeros(total).index_add(0, vertex, distance) / number
+        return (distance - mean[vertex]).abs().mean()
+
+    def _quads(self, inside: Tensor, cubes: Tensor, vertex_of_edge: Tensor) -> Tensor:
+        """One quad per cut grid edge: the dual vertices of the four cubes around it, [Q, 4]."""
+        row_of_cube = torch.full((self.cube_count,), -1, dtype=torch.long, device=cubes.device)
+        row_of_cube[cubes] = torch.arange(cubes.numel(), device=cubes.device)
+        side = self.resolution + 1
+        grid = inside.reshape(side, side, side)
+        quads = []
+        for axis in range(3):
+            low, high = grid.narrow(2 - axis, 0, side - 1), grid.narrow(2 - axis, 1, side - 1)
+            z, y, x = torch.nonzero(low != high, as_tuple=True)
+            place = torch.stack([x, y, z], 1)
+            u, v = (axis + 1) % 3, (axis + 2) % 3
+            corners = []
+            for du, dv in ((-1, -1), (0, -1), (0, 0), (-1, 0)):  # counter-clockwise seen along -axis
+                cube = place.clone()
+                cube[:, u] += du
+                cube[:, v] += dv
+                local = (-du << u) + (-dv << v)  # the edge's lower corner as that cube numbers it
+                edge = int(torch.nonzero((self._edges[4 * axis : 4 * axis + 4, 0] == local))[0]) + 4 * axis
+                corners.append(vertex_of_edge[row_of_cube[cube @ self._cube_stride], edge])
+            quad = torch.stack(corners, 1)
+            outward = low[z, y, x]  # inside at the lower end: the surface looks along +axis
+            quads.append(torch.where(outward[:, None], quad, quad.flip(1)))
+        return torch.cat(quads)
+
+
+def _triangulate(dual: Tensor, quads: Tensor, gamma: Tensor, *, training: bool) -> tuple[Tensor, Tensor]:
+    """Split quads [Q, 4] into triangles; `gamma` [Q, 4] belongs to their vertices."""
+    first, second = gamma[:, 0] * gamma[:, 2], gamma[:, 1] * gamma[:, 3]
+    if not training:
+        diagonal = (first > second)[:, None]
+        one = torch.where(diagonal, quads[:, [0, 1, 2]], quads[:, [0, 1, 3]])
+        two = torch.where(diagonal, quads[:, [0, 2, 3]], quads[:, [1, 2, 3]])
+        return dual, torch.cat([one, two])
+    corner = dual[quads]  # [Q, 4, 3]
+    centre = (corner[:, 0] + corner[:, 2]) * first[:, None] + (corner[:, 1] + corner[:, 3]) * second[:, None]
+    centre = centre / (2 * (first + second)[:, None])
+    middle = torch.arange(quads.shape[0], device=quads.device) + dual.shape[0]
+    faces = torch.cat([torch.stack([quads[:, i], quads[:, (i + 1) % 4], middle], 1) for i in range(4)])
+    return torch.cat([dual, centre]), faces

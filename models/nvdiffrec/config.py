@@ -1,0 +1,80 @@
+"""Hyper-parameters. Lengths are in the normalised frame, in which the grid spans [-1, 1]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from schemas.options import NvdiffrecOptions
+
+
+@dataclass(frozen=True)
+class GeometryConfig:
+    """Phase 1: free topology."""
+
+    resolution: int = 64  # cubes along each axis
+    iterations: int = 300
+    batch_size: int = 6  # views a step
+    sdf_rate: float = 1e-3  # Adam's learning rates; a step moves the surface by about this much
+    deform_rate: float = 1e-3
+    weight_rate: float = 1e-2
+    color_rate: float = 1e-2
+    final_rate: float = 0.1  # share of the rates that is left at the last step (exponential decay)
+    color_weight: float = 1.0
+    mask_weight: float = 2.0
+    depth_weight: float = 4.0
+    depth_cutoff: float = 0.1  # depth errors beyond this are a wrong match, not a gradient
+    sign_weight: float = 0.02  # discourages surface that the images do not ask for
+    deviation_weight: float = 0.25  # the FlexiCubes paper's L_dev
+    smooth_weight: float = 2.0  # Laplacian of the vertices
+
+
+@dataclass(frozen=True)
+class TextureConfig:
+    """Phase 2: fixed topology, texture and small moves of the vertices."""
+
+    iterations: int = 200
+    batch_size: int = 6
+    resolution: int = 512  # side of the atlas, texels
+    texture_rate: float = 1e-2
+    vertex_rate: float = 2e-4
+    final_rate: float = 0.1
+    color_weight: float = 1.0
+    mask_weight: float = 2.0
+    depth_weight: float = 4.0
+    depth_cutoff: float = 0.1
+    smooth_weight: float = 10.0
+    texture_smooth_weight: float = 2e-3  # total variation of the atlas
+
+
+@dataclass(frozen=True)
+class NvdiffrecConfig:
+    """Everything that shapes a run."""
+
+    seed: int = 0
+    use_depth: bool = True
+    geometry: GeometryConfig = field(default_factory=GeometryConfig)
+    texture: TextureConfig = field(default_factory=TextureConfig)
+
+
+def texture_resolution(width: int, height: int) -> int:
+    """Side of an atlas that holds about as much detail as six views of this size: a power of two."""
+    side = 4 * max(width, height)
+    return min(max(1 << (side - 1).bit_length(), 256), 2048)
+
+
+def make_config(options: NvdiffrecOptions, width: int, height: int) -> NvdiffrecConfig:
+    """The configuration for a job whose views are compared at `width` x `height` pixels."""
+    return NvdiffrecConfig(
+        seed=options.seed,
+        use_depth=options.use_depth,
+        geometry=GeometryConfig(
+            resolution=options.grid_resolution,
+            iterations=options.geometry_iterations,
+            batch_size=options.batch_size,
+        ),
+        texture=TextureConfig(
+            iterations=options.texture_iterations,
+            batch_size=options.batch_size,
+            resolution=options.texture_resolution or texture_resolution(width, height),
+        ),
+    )

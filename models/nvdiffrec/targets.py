@@ -1,0 +1,87 @@
+"""The views as the optimisation loops want them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.base import Views
+from models.render import to_image
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Views in the renderer's row order (row 0 at the bottom), premultiplied.
+
+    Attributes:
+        color: [V, H, W, 3] sRGB times coverage.
+        alpha: [V, H, W] coverage.
+        depth: [V, H, W] z-depth in the normalised frame; zeros without depth.
+        depth_weight: [V, H, W] 1 where the depth can be trusted, else 0.
+        clip_from_world: [V, 4, 4] matrices from the normalised frame.
+    """
+
+    color: Tensor
+    alpha: Tensor
+    depth: Tensor
+    depth_weight: Tensor
+    clip_from_world: Tensor
+
+    def __len__(self) -> int:
+        return self.color.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return self.color.shape[1], self.color.shape[2]
+
+    def __getitem__(self, index: Tensor | slice) -> Targets:
+        return Targets(
+            self.color[index],
+            self.alpha[index],
+            self.depth[index],
+            self.depth_weight[index],
+            self.clip_from_world[index],
+        )
+
+
+def make_targets(views: Views, center: Tensor, scale: float, *, use_depth: bool) -> Targets:
+    """Bring views into the normalised frame `x' = (x - center) / scale`."""
+    cameras = views.cameras.normalized(center, scale)
+    distance = torch.linalg.vector_norm(cameras.positions, dim=-1)
+    radius = 3**0.5  # of the cube [-1, 1]^3
+    near = max(float(distance.min()) - radius, 0.01 * radius)
+    depth = torch.zeros_like(views.masks)
+    if use_depth and views.depths is not None:
+        depth = views.depths / scale
+    alpha = to_image(views.masks)
+    depth = to_image(depth)
+    return Targets(
+        color=(to_image(views.images) * alpha[..., None]).contiguous(),
+        alpha=alpha.contiguous(),
+        depth=depth.contiguous(),
+        depth_weight=_trusted(depth, alpha),
+        clip_from_world=cameras.clip_from_world(near, float(distance.max()) + radius),
+    )
+
+
+def _trusted(depth: Tensor, alpha: Tensor) -> Tensor:
+    """Measured pixels whose eight neighbours are measured too: depth at a silhouette belongs to nobody."""
+    measured = ((depth > 0) & (alpha > 0.5)).to(depth.dtype)
+    return -F.max_pool2d(-measured[:, None], 3, stride=1, padding=1)[:, 0]
+
+
+def batches(targets: Targets, size: int, generator: torch.Generator) -> Iterator[Targets]:
+    """Endless batches of at most `size` views; each view comes once before any comes again."""
+    count = len(targets)
+    if size >= count:
+        while True:
+            yield targets
+    while True:
+        order = torch.randperm(count, generator=generator)
+        for start in range(0, count - size + 1, size):
+            yield targets[order[start : start + size].to(targets.color.device)]
