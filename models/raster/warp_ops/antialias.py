@@ -1,4 +1,4 @@
-# ruff: noqa: UP018, RUF046
+# ruff: noqa: UP018
 # Casting a literal is how a Warp kernel declares a variable that a loop or a branch may change.
 """Analytic antialiasing of silhouettes, the source of gradients for the visibility of triangles.
 

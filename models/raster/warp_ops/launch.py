@@ -9,9 +9,9 @@ import torch
 import warp as wp
 from torch import Tensor
 
-# Warp otherwise prints its devices and every compilation; what it was called changed over time.
+# Warp otherwise prints its devices and every compilation. Newer versions have levels, older ones a switch.
 if hasattr(wp.config, "log_level"):
-    wp.config.log_level = 30
+    wp.config.log_level = wp.LOG_WARNING
 else:
     wp.config.quiet = True
 

@@ -142,32 +142,42 @@ def clip(polygon: Polygon, count: int, plane: wp.vec4):  # noqa: ANN201 (Warp in
     kept = Polygon()
     n = int(0)
     for i in range(count):
-        j = i + 1
-        if j == count:
-            j = 0
-        a = wp.vec4(polygon[i, 0], polygon[i, 1], polygon[i, 2], polygon[i, 3])
-        b = wp.vec4(polygon[j, 0], polygon[j, 1], polygon[j, 2], polygon[j, 3])
+        a = polygon[i]
+        b = polygon[(i + 1) % count]
         da = wp.dot(plane, a)
         db = wp.dot(plane, b)
         if da >= 0.0 and n < MAX_CORNERS:
-            for k in range(4):
-                kept[n, k] = a[k]
+            kept[n] = a
             n += 1
         if (da >= 0.0) != (db >= 0.0) and n < MAX_CORNERS:
             # Always from the inner to the outer end: the neighbour finds the same point.
             cut = a + (b - a) * (da / (da - db))
             if db >= 0.0:
                 cut = b + (a - b) * (db / (db - da))
-            for k in range(4):
-                kept[n, k] = cut[k]
+            kept[n] = cut
             n += 1
     return kept, n
 
 
 @wp.func
-def corner(polygon: Polygon, i: int) -> wp.vec4:
-    """One corner of a clipped polygon."""
-    return wp.vec4(polygon[i, 0], polygon[i, 1], polygon[i, 2], polygon[i, 3])
+def clip_to_view(p0: wp.vec4, p1: wp.vec4, p2: wp.vec4, planes: int):  # noqa: ANN201 (Warp infers pairs)
+    """The part of a triangle within the depth range and the guard band, and its number of corners.
+
+    `planes` is 6. As an argument it keeps the compiler from unrolling the loop, which takes it long.
+    """
+    polygon = Polygon()
+    polygon[0] = p0
+    polygon[1] = p1
+    polygon[2] = p2
+    count = int(3)
+    for k in range(planes):
+        axis = k // 2
+        plane = wp.vec4(0.0, 0.0, 0.0, GUARD)
+        if axis == 2:
+            plane[3] = 1.0
+        plane[axis] = float(1 - 2 * (k % 2))
+        polygon, count = clip(polygon, count, plane)
+    return polygon, count
 
 
 @wp.func
@@ -212,24 +222,17 @@ def visibility(
     p2 = pos[view * vertices + v[2]]
     if all_outside(p0, p1, p2):
         return
-    base = view * height * width
-    if regular(p0) and regular(p1) and regular(p2):
-        cover(keys, base, face, p0, p1, p2, width, height)
-        return
+    whole = regular(p0) and regular(p1) and regular(p2)
     polygon = Polygon()
-    for k in range(4):
-        polygon[0, k] = p0[k]
-        polygon[1, k] = p1[k]
-        polygon[2, k] = p2[k]
-    n = int(3)
-    polygon, n = clip(polygon, n, wp.vec4(0.0, 0.0, 1.0, 1.0))
-    polygon, n = clip(polygon, n, wp.vec4(0.0, 0.0, -1.0, 1.0))
-    polygon, n = clip(polygon, n, wp.vec4(1.0, 0.0, 0.0, GUARD))
-    polygon, n = clip(polygon, n, wp.vec4(-1.0, 0.0, 0.0, GUARD))
-    polygon, n = clip(polygon, n, wp.vec4(0.0, 1.0, 0.0, GUARD))
-    polygon, n = clip(polygon, n, wp.vec4(0.0, -1.0, 0.0, GUARD))
-    for k in range(2, n):
-        cover(keys, base, face, corner(polygon, 0), corner(polygon, k - 1), corner(polygon, k), width, height)
+    count = int(3)
+    if not whole:
+        polygon, count = clip_to_view(p0, p1, p2, 6)
+    for k in range(2, count):
+        if not whole:
+            p0 = polygon[0]
+            p1 = polygon[k - 1]
+            p2 = polygon[k]
+        cover(keys, view * height * width, face, p0, p1, p2, width, height)
 
 
 @wp.kernel(enable_backward=False)
