@@ -1,15 +1,20 @@
-"""Render textured meshes from pinhole cameras: shared by the texture phase, the quality check and previews."""
+"""Render textured meshes from pinhole cameras, for the quality check and the previews."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.geometry.camera import Cameras
 from models.geometry.mesh import TexturedMesh
 from models.raster import RasterBackend
+
+SAMPLES = 2
+"""Samples along each side of a pixel. Antialiasing finds silhouettes through the triangles that pixels see; where
+triangles are smaller than pixels it misses most of them, so we look at finer pixels and average."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,29 @@ def to_image(rows_up: Tensor) -> Tensor:
     return rows_up.flip(1)
 
 
+def resolve(image: Tensor, samples: int) -> Tensor:
+    """Average `samples` x `samples` blocks of an image [V, H, W, C] into pixels."""
+    if samples == 1:
+        return image
+    return F.avg_pool2d(image.permute(0, 3, 1, 2), samples).permute(0, 2, 3, 1)
+
+
+def resolve_depth(depth: Tensor, covered: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    """Depth of pixels from their samples.
+
+    Args:
+        depth, covered: [V, H, W, 1]; `covered` is 1 where a sample hit the surface, else 0.
+        samples: Samples along each side of a pixel.
+
+    Returns:
+        Depth and coverage [V, H / samples, W / samples]: the mean depth of the samples, 0 unless all hit.
+    """
+    whole = (resolve(covered, samples) > 1 - 1e-4).to(depth.dtype)[..., 0]
+    return resolve(depth, samples)[..., 0] * whole, whole
+
+
 def render_textured(
-    raster: RasterBackend, mesh: TexturedMesh, cameras: Cameras, *, mipmap: bool = True
+    raster: RasterBackend, mesh: TexturedMesh, cameras: Cameras, *, samples: int = SAMPLES
 ) -> Rendering:
     """Render a textured mesh without light: colour is the texture's.
 
@@ -60,23 +86,21 @@ def render_textured(
         raster: The rasterizer; mesh and cameras are on its device.
         mesh: The mesh, in the world of the cameras.
         cameras: V cameras.
-        mipmap: Filter the texture trilinearly; without it bilinearly.
+        samples: Samples along each side of a pixel, see `SAMPLES`.
     """
     matrices = cameras.clip_from_world(*clip_planes(mesh.vertices, cameras))
     position = clip_positions(mesh.vertices, matrices).contiguous()  # [V, N, 4]
-    rast, rast_db = raster.rasterize(position, mesh.faces, (cameras.height, cameras.width))
-    uv, uv_da = raster.interpolate(mesh.uvs[None], rast, mesh.uv_faces, rast_db if mipmap else None)
+    size = (cameras.height * samples, cameras.width * samples)
+    rast, rast_db = raster.rasterize(position, mesh.faces, size)
+    uv, uv_da = raster.interpolate(mesh.uvs[None], rast, mesh.uv_faces, rast_db)
     texture = mesh.base_color[None].contiguous()
-    if mipmap:
-        color = raster.texture(texture, uv, uv_da, filter_mode="linear-mipmap-linear", boundary_mode="clamp")
-    else:
-        color = raster.texture(texture, uv, filter_mode="linear", boundary_mode="clamp")
+    color = raster.texture(texture, uv, uv_da, filter_mode="linear-mipmap-linear", boundary_mode="clamp")
+    depth, _ = raster.interpolate(position[..., 3:].contiguous(), rast, mesh.faces)
     covered = (rast[..., 3:] > 0).to(color.dtype)
-    buffer = raster.antialias(torch.cat([color * covered, covered], -1), rast, position, mesh.faces)
-    with torch.no_grad():
-        depth, _ = raster.interpolate(position[..., 3:].contiguous(), rast, mesh.faces)
+    image = raster.antialias(torch.cat([color * covered, covered], -1), rast, position, mesh.faces)
+    pixels = resolve(image, samples)
     return Rendering(
-        color=to_image(buffer[..., :3]),
-        alpha=to_image(buffer[..., 3]),
-        depth=to_image(depth[..., 0] * covered[..., 0]),
+        color=to_image(pixels[..., :3]),
+        alpha=to_image(pixels[..., 3]),
+        depth=to_image(resolve_depth(depth, covered, samples)[0]),
     )

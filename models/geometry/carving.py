@@ -1,9 +1,9 @@
 """A first shape from masks and depth: space carving on a grid.
 
-A point is outside the object if any view says so: it projects outside that view's mask, or it lies before the
-surface that the view's depth map measured. The signed distance is the largest of what the views claim. Without
-depth this is the visual hull (Laurentini, 1994); with depth it is the projective signed distance of Curless and
-Levoy (1996), joined by maximum instead of mean, because a few opposite views must not erase each other.
+A point is outside the object if any view says so: it projects outside that view's mask, or it lies before
+the surface that the view's depth map measured. The signed distance is the largest of what the views claim.
+Without depth this is the visual hull (Laurentini, 1994); with depth it is the projective signed distance of
+Curless and Levoy (1996), joined by maximum instead of mean: a few opposite views must not erase each other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""FlexiCubes: a differentiable isosurface of a signed-distance grid by dual marching cubes with learned weights.
+"""FlexiCubes: a differentiable isosurface of a signed-distance grid, dual marching cubes with learned weights.
 
 Reference: Shen et al., "Flexible Isosurface Extraction for Gradient-Based Mesh Optimization", SIGGRAPH 2023.
 Interpolation weights `alpha` move the crossings along grid edges, `beta` the dual vertex inside its patch,
@@ -202,7 +202,7 @@ class FlexiCubes:
                 cube[:, u] += du
                 cube[:, v] += dv
                 local = (-du << u) + (-dv << v)  # the edge's lower corner as that cube numbers it
-                edge = int(torch.nonzero((self._edges[4 * axis : 4 * axis + 4, 0] == local))[0]) + 4 * axis
+                edge = int(torch.nonzero(self._edges[4 * axis : 4 * axis + 4, 0] == local)[0]) + 4 * axis
                 corners.append(vertex_of_edge[row_of_cube[cube @ self._cube_stride], edge])
             quad = torch.stack(corners, 1)
             outward = low[z, y, x]  # inside at the lower end: the surface looks along +axis

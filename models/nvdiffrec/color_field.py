@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 class ColorField(nn.Module):
     """Dense feature grids of several resolutions, trilinearly interpolated, and a small MLP.
 
-    The dense form of the multiresolution encoding of Müller et al. (2022): at these sizes it needs no hashing.
+    The dense form of the multiresolution encoding of Müller et al. (2022): these sizes need no hashing.
 
     Args:
         resolutions: Grid sizes, coarse to fine.
@@ -31,7 +33,7 @@ class ColorField(nn.Module):
             torch.empty(1, features, r, r, r).uniform_(-1e-2, 1e-2, generator=generator) for r in resolutions
         )
         widths = [3 + features * len(resolutions), hidden, 3]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)
             bound = (6 / layer.in_features) ** 0.5

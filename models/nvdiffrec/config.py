@@ -8,21 +8,28 @@ from schemas.options import NvdiffrecOptions
 
 
 @dataclass(frozen=True)
+class ImageWeights:
+    """How much each difference between rendering and view counts."""
+
+    color: float = 1.0
+    mask: float = 2.0
+    depth: float = 4.0
+    depth_cutoff: float = 0.1  # depth errors beyond this are a wrong match, not a gradient
+
+
+@dataclass(frozen=True)
 class GeometryConfig:
     """Phase 1: free topology."""
 
     resolution: int = 64  # cubes along each axis
-    iterations: int = 300
+    iterations: int = 150
     batch_size: int = 6  # views a step
     sdf_rate: float = 1e-3  # Adam's learning rates; a step moves the surface by about this much
     deform_rate: float = 1e-3
     weight_rate: float = 1e-2
     color_rate: float = 1e-2
     final_rate: float = 0.1  # share of the rates that is left at the last step (exponential decay)
-    color_weight: float = 1.0
-    mask_weight: float = 2.0
-    depth_weight: float = 4.0
-    depth_cutoff: float = 0.1  # depth errors beyond this are a wrong match, not a gradient
+    images: ImageWeights = ImageWeights()
     sign_weight: float = 0.02  # discourages surface that the images do not ask for
     deviation_weight: float = 0.25  # the FlexiCubes paper's L_dev
     smooth_weight: float = 2.0  # Laplacian of the vertices
@@ -32,16 +39,13 @@ class GeometryConfig:
 class TextureConfig:
     """Phase 2: fixed topology, texture and small moves of the vertices."""
 
-    iterations: int = 200
+    iterations: int = 100
     batch_size: int = 6
     resolution: int = 512  # side of the atlas, texels
     texture_rate: float = 1e-2
     vertex_rate: float = 2e-4
     final_rate: float = 0.1
-    color_weight: float = 1.0
-    mask_weight: float = 2.0
-    depth_weight: float = 4.0
-    depth_cutoff: float = 0.1
+    images: ImageWeights = ImageWeights()
     smooth_weight: float = 10.0
     texture_smooth_weight: float = 2e-3  # total variation of the atlas
 

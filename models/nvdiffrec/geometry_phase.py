@@ -10,7 +10,7 @@ from models.geometry.flexicubes import WEIGHTS_PER_CUBE, FlexiCubes, Isosurface
 from models.geometry.mesh import Mesh, unique_edges
 from models.nvdiffrec.color_field import ColorField
 from models.nvdiffrec.config import GeometryConfig
-from models.nvdiffrec.losses import color_loss, depth_loss, mask_loss, psnr
+from models.nvdiffrec.losses import compare, psnr
 from models.nvdiffrec.regularizers import laplacian_loss, sign_loss
 from models.nvdiffrec.schedule import decay, report_every
 from models.nvdiffrec.targets import Targets, batches
@@ -147,7 +147,7 @@ def _render_loss(
 ) -> tuple[Tensor, Tensor]:
     """Loss of one batch and the mean squared error of its premultiplied colours."""
     position = clip_positions(surface.vertices, targets.clip_from_world).contiguous()  # [B, N, 4]
-    rast, _ = raster.rasterize(position, surface.faces, targets.size)
+    rast, _ = raster.rasterize(position, surface.faces, targets.sample_size)
     world = surface.vertices.expand(len(targets), -1, -1)
     attributes = torch.cat([world, position[..., 3:]], -1).contiguous()  # point, z-depth
     found, _ = raster.interpolate(attributes, rast, surface.faces)
@@ -156,10 +156,4 @@ def _render_loss(
     image = color.new_zeros(*rast.shape[:3], 4)
     image[covered] = torch.cat([color, torch.ones_like(color[:, :1])], -1)
     image = raster.antialias(image, rast, position, surface.faces)
-    loss = config.color_weight * color_loss(image[..., :3], targets.color)
-    loss = loss + config.mask_weight * mask_loss(image[..., 3], targets.alpha)
-    weight = targets.depth_weight * covered
-    loss = loss + config.depth_weight * depth_loss(found[..., 3], targets.depth, weight, config.depth_cutoff)
-    with torch.no_grad():
-        error = (image[..., :3] - targets.color).square().mean()
-    return loss, error
+    return compare(image, found[..., 3:], covered[..., None], targets, config.images)

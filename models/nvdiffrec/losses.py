@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.nvdiffrec.config import ImageWeights
+from models.nvdiffrec.targets import Targets
+from models.render import resolve, resolve_depth
+
 
 def color_loss(color: Tensor, target: Tensor) -> Tensor:
     """Mean absolute difference of premultiplied colours, summed over channels.
@@ -34,6 +38,32 @@ def depth_loss(depth: Tensor, target: Tensor, weight: Tensor, cutoff: float) -> 
     difference = (depth - target).abs()
     counts = weight * (difference.detach() < cutoff)
     return (difference * counts).sum() / weight.numel()
+
+
+def compare(
+    image: Tensor, depth: Tensor, covered: Tensor, targets: Targets, weights: ImageWeights
+) -> tuple[Tensor, Tensor]:
+    """Weighted loss of rendered samples against a batch of views.
+
+    Args:
+        image: [B, h, w, 4] premultiplied colour and coverage, antialiased, at `targets.sample_size`.
+        depth: [B, h, w, 1] z-depth.
+        covered: [B, h, w, 1] whether a sample hit the surface.
+        targets: The views.
+        weights: Weights of the terms.
+
+    Returns:
+        The loss, and the mean squared error of the premultiplied colours (no gradient).
+    """
+    pixels = resolve(image, targets.samples)
+    pixel_depth, whole = resolve_depth(depth, covered.to(depth.dtype), targets.samples)
+    color = pixels[..., :3]
+    loss = weights.color * color_loss(color, targets.color) + weights.mask * mask_loss(
+        pixels[..., 3], targets.alpha
+    )
+    trusted = targets.depth_weight * whole
+    loss = loss + weights.depth * depth_loss(pixel_depth, targets.depth, trusted, weights.depth_cutoff)
+    return loss, (color.detach() - targets.color).square().mean()
 
 
 def psnr(mean_squared_error: Tensor | float) -> float:

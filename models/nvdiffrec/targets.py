@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.base import Views
-from models.render import to_image
+from models.render import SAMPLES, to_image
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Targets:
         depth: [V, H, W] z-depth in the normalised frame; zeros without depth.
         depth_weight: [V, H, W] 1 where the depth can be trusted, else 0.
         clip_from_world: [V, 4, 4] matrices from the normalised frame.
+        samples: Samples along each side of a pixel.
     """
 
     color: Tensor
@@ -30,14 +31,15 @@ class Targets:
     depth: Tensor
     depth_weight: Tensor
     clip_from_world: Tensor
+    samples: int = SAMPLES
 
     def __len__(self) -> int:
         return self.color.shape[0]
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width, pixels."""
-        return self.color.shape[1], self.color.shape[2]
+    def sample_size(self) -> tuple[int, int]:
+        """Height and width of what is rendered, samples."""
+        return self.color.shape[1] * self.samples, self.color.shape[2] * self.samples
 
     def __getitem__(self, index: Tensor | slice) -> Targets:
         return Targets(
@@ -46,6 +48,7 @@ class Targets:
             self.depth[index],
             self.depth_weight[index],
             self.clip_from_world[index],
+            self.samples,
         )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from models.base import Callback
 from models.geometry.mesh import Mesh, unique_edges
 from models.nvdiffrec.config import TextureConfig
-from models.nvdiffrec.losses import color_loss, depth_loss, mask_loss, psnr
+from models.nvdiffrec.losses import compare, psnr
 from models.nvdiffrec.regularizers import total_variation, umbrella
 from models.nvdiffrec.schedule import decay, report_every
 from models.nvdiffrec.targets import Targets, batches
@@ -91,7 +91,7 @@ def _render_loss(
 ) -> tuple[Tensor, Tensor]:
     """Loss of one batch and the mean squared error of its premultiplied colours."""
     position = clip_positions(vertices, targets.clip_from_world).contiguous()  # [B, N, 4]
-    rast, rast_db = raster.rasterize(position, faces, targets.size)
+    rast, rast_db = raster.rasterize(position, faces, targets.sample_size)
     uv, uv_da = raster.interpolate(uvs[None], rast, uv_faces, rast_db)
     color = raster.texture(
         texture[None], uv, uv_da, filter_mode="linear-mipmap-linear", boundary_mode="clamp"
@@ -99,10 +99,4 @@ def _render_loss(
     depth, _ = raster.interpolate(position[..., 3:].contiguous(), rast, faces)
     covered = (rast[..., 3:] > 0).to(color.dtype)
     image = raster.antialias(torch.cat([color * covered, covered], -1), rast, position, faces)
-    loss = config.color_weight * color_loss(image[..., :3], targets.color)
-    loss = loss + config.mask_weight * mask_loss(image[..., 3], targets.alpha)
-    weight = targets.depth_weight * covered[..., 0]
-    loss = loss + config.depth_weight * depth_loss(depth[..., 0], targets.depth, weight, config.depth_cutoff)
-    with torch.no_grad():
-        error = (image[..., :3] - targets.color).square().mean()
-    return loss, error
+    return compare(image, depth, covered, targets, config.images)
