@@ -1,0 +1,93 @@
+"""Refuse depth maps that cannot belong to their cameras: wrong axes, wrong unit, another scene.
+
+Every point of the object lies inside the object's silhouette in all views that hold it, hidden or not. So the
+points that one view's depth gives are projected into the others, and only a gross contradiction is refused.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.base import Views
+from pipeline.masks import FOREGROUND
+from schemas.errors import ErrorCode, InvalidJob
+
+MIN_AGREEMENT = 0.3
+"""Share of a view's points that must lie inside the object in at least one other view."""
+
+MAX_POINTS = 2000
+MAX_OTHERS = 24
+MARGIN = 0.03
+"""Silhouettes are widened by this share of the image, for noise in depth and cameras."""
+
+_RULE = "the points of a depth map must fall on the object in other views"
+
+
+def check_depths(views: Views) -> None:
+    """Hold every depth map against the masks of other views.
+
+    Args:
+        views: At least two, on the CPU.
+
+    Raises:
+        InvalidJob: INVALID_DEPTH.
+    """
+    if views.depths is None:
+        return
+    wide = _widened(views.masks)
+    for index in range(len(views)):
+        if not (views.depths[index] > 0).any():
+            continue
+        points = _object_points(views, index)
+        if points.shape[0] == 0:
+            raise _refusal(views.names[index], "it has no measurement on the object")
+        agreement = _agreement(views, wide, index, points)
+        if agreement < MIN_AGREEMENT:
+            raise _refusal(
+                views.names[index],
+                f"only {agreement:.0%} of its points fall on the object in any other view; likely causes are "
+                "depth_unit_scale_factor, distance along the ray instead of z-depth, or OpenCV axes in "
+                "transform_matrix instead of OpenGL's",
+            )
+
+
+def _widened(masks: Tensor) -> Tensor:
+    """Masks [V, H, W] as booleans, dilated."""
+    reach = max(1, round(MARGIN * max(masks.shape[1:])))
+    rows = F.max_pool2d(masks[:, None], (2 * reach + 1, 1), stride=1, padding=(reach, 0))
+    return F.max_pool2d(rows, (1, 2 * reach + 1), stride=1, padding=(0, reach))[:, 0] > FOREGROUND
+
+
+def _object_points(views: Views, index: int) -> Tensor:
+    """Up to `MAX_POINTS` world points [N, 3] of a view's depth inside its mask."""
+    assert views.depths is not None
+    depth = views.depths[[index]]
+    on_object = ((depth > 0) & (views.masks[[index]] > FOREGROUND))[0]
+    points = views.cameras[[index]].unproject(depth)[0][on_object]
+    return points[:: max(1, -(-points.shape[0] // MAX_POINTS))]
+
+
+def _agreement(views: Views, wide: Tensor, index: int, points: Tensor) -> float:
+    """Largest share of `points` that lie inside the object in one of the other views."""
+    others = [i for i in range(len(views)) if i != index]
+    others = others[:: max(1, -(-len(others) // MAX_OTHERS))]
+    pixels, depth = views.cameras[others].project(points)  # [O, N, 2], [O, N]
+    height, width = wide.shape[1:]
+    # Clamped before the cast: a point beside a camera projects beyond the range of integers.
+    x = pixels[..., 0].clamp(-1, width).floor().long()
+    y = pixels[..., 1].clamp(-1, height).floor().long()
+    visible = (depth > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    view = torch.arange(len(others))[:, None].expand_as(x)
+    inside = wide[others][view, y.clamp(0, height - 1), x.clamp(0, width - 1)] & visible
+    return float(inside.float().mean(dim=1).max())
+
+
+def _refusal(name: str, found: str) -> InvalidJob:
+    return InvalidJob(
+        ErrorCode.INVALID_DEPTH,
+        f"The depth map of {name!r} contradicts the cameras: {found}.",
+        file=name,
+        rule=_RULE,
+    )

@@ -1,0 +1,104 @@
+"""Everything an input must pass before it is computed on, for jobs and for `recon submit` alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.base import Views
+from pipeline.depth_check import check_depths
+from pipeline.ingest import InputPlan, plan_input
+from pipeline.settings import Limits
+from pipeline.storage_file import FolderStore
+from pipeline.views import LoadedInput, Tick, load_views
+from schemas.errors import ErrorCode, InvalidJob
+from schemas.locations import Location
+from schemas.options import Options
+
+
+@dataclass(frozen=True)
+class InputSummary:
+    """What an input holds.
+
+    Attributes:
+        views: Number of views.
+        width, height: Of every image, pixels.
+        depth_views: How many views have a depth map.
+        mask_source: `mask_path`, `alpha` or `depth`.
+        camera_source: `transforms.json` or `rig:<name>`.
+        files, total_bytes: What a worker will download, without transforms.json.
+    """
+
+    views: int
+    width: int
+    height: int
+    depth_views: int
+    mask_source: str
+    camera_source: str
+    files: int
+    total_bytes: int
+
+
+def validate_folder(path: Path, options: Options, limits: Limits) -> InputSummary:
+    """Check a local folder exactly as a worker checks its download.
+
+    Raises:
+        InvalidJob, AccessError: as the job would fail.
+    """
+    store = FolderStore(Location("file", "", str(path.resolve())))
+    plan = plan_input(store, options, limits)
+    loaded = load_checked(path, plan, options, limits, lambda fraction, message: None)
+    return InputSummary(
+        views=len(loaded.views),
+        width=loaded.views.cameras.width,
+        height=loaded.views.cameras.height,
+        depth_views=loaded.depth_views,
+        mask_source=loaded.mask_source,
+        camera_source=loaded.camera_source,
+        files=len(plan.sizes),
+        total_bytes=plan.total_bytes,
+    )
+
+
+def load_checked(folder: Path, plan: InputPlan, options: Options, limits: Limits, tick: Tick) -> LoadedInput:
+    """Decode an input and hold its parts against each other.
+
+    Raises:
+        InvalidJob: as `load_views`; INVALID_OPTIONS where too many views would be held out.
+    """
+    holdout_indices(len(plan.views), options)
+    loaded = load_views(folder, plan, options, limits, tick)
+    check_depths(loaded.views)
+    return loaded
+
+
+def holdout_indices(views: int, options: Options) -> list[int]:
+    """Which views are kept out of the optimisation: as many as the job asks for, evenly spaced.
+
+    Raises:
+        InvalidJob: INVALID_OPTIONS: fewer views than the job requires would be left.
+    """
+    held, required = options.quality.holdout, options.input.min_views
+    if views - held < required:
+        rule = f"options.quality.holdout leaves at least {required} views (options.input.min_views)"
+        raise InvalidJob(
+            ErrorCode.INVALID_OPTIONS,
+            f"{held} of {views} views cannot be held out: {rule}.",
+            file="images/",
+            rule=rule,
+            fields=["options.quality.holdout"],
+        )
+    return [(2 * i + 1) * views // (2 * held) for i in range(held)]
+
+
+def split_holdout(views: Views, options: Options) -> tuple[Views, Views | None]:
+    """The views to optimise on, and those held out; None if the job holds none out.
+
+    Raises:
+        InvalidJob: INVALID_OPTIONS.
+    """
+    held = holdout_indices(len(views), options)
+    if not held:
+        return views, None
+    kept = [index for index in range(len(views)) if index not in set(held)]
+    return views.subset(kept), views.subset(held)
