@@ -13,8 +13,8 @@ from models.geometry.mesh import TexturedMesh
 from models.raster import RasterBackend
 
 SAMPLES = 2
-"""Samples along each side of a pixel. Antialiasing finds silhouettes through the triangles that pixels see; where
-triangles are smaller than pixels it misses most of them, so we look at finer pixels and average."""
+"""Samples along each side of a pixel. Antialiasing finds silhouettes through the triangles that pixels see;
+where triangles are smaller than pixels it misses most of them, so we look at finer pixels and average."""
 
 
 @dataclass(frozen=True)

@@ -98,10 +98,10 @@ class NvdiffrecOptions(CommonOptions):
         64, ge=16, le=256, description="Cells of the signed-distance grid along one axis."
     )
     geometry_iterations: int = Field(
-        300, ge=1, le=20000, description="Steps of phase 1: shape and colour field."
+        150, ge=1, le=20000, description="Steps of phase 1: shape and colour field."
     )
     texture_iterations: int = Field(
-        200, ge=1, le=20000, description="Steps of phase 2: fixed topology, texture."
+        100, ge=1, le=20000, description="Steps of phase 2: fixed topology, texture."
     )
     batch_size: int = Field(6, ge=1, le=64, description="Views rendered in one step.")
     train_resolution: int | None = Field(

@@ -2,8 +2,9 @@
 
 A cube's corners and edges are numbered by bits: corner `c` lies at `(c & 1, c >> 1 & 1, c >> 2 & 1)`. The
 surface cuts an edge whose corners differ in sign. On each face the cut edges are linked in pairs; following
-the links round the cube gives closed loops, and each loop (a *patch*) gets one dual vertex. A face whose diagonal
-corners agree can be linked in two ways: `rule 0` cuts off its inside corners, `rule 1` its outside corners.
+the links round the cube gives closed loops, and each loop (a *patch*) gets one dual vertex. A face whose
+diagonal corners agree can be linked in two ways: `rule 0` cuts off its inside corners, `rule 1` its outside
+corners.
 Neighbours see the same face, so one rule for all cubes always fits together.
 
 One case remains in which the dual surface is not manifold: two cubes share such a face, and in both of them

@@ -1,4 +1,4 @@
-"""FlexiCubes: a differentiable isosurface of a signed-distance grid, dual marching cubes with learned weights.
+"""FlexiCubes: a differentiable isosurface of a signed-distance grid: dual marching cubes with weights.
 
 Reference: Shen et al., "Flexible Isosurface Extraction for Gradient-Based Mesh Optimization", SIGGRAPH 2023.
 Interpolation weights `alpha` move the crossings along grid edges, `beta` the dual vertex inside its patch,
