@@ -1,0 +1,1 @@
+"""The broker side: worker process, control plane, client library and the `recon` command."""
