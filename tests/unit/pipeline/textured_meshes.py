@@ -68,3 +68,30 @@ def spot_views(folder: str = "views") -> Views:
 def _read(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image).astype(np.float64)
+
+
+SIDE_COLORS = {
+    "+x": (1.0, 0.0, 0.0),
+    "-x": (0.0, 1.0, 1.0),
+    "+y": (0.0, 1.0, 0.0),
+    "-y": (1.0, 0.0, 1.0),
+    "+z": (0.0, 0.0, 1.0),
+    "-z": (1.0, 1.0, 0.0),
+}
+
+
+def colored_cube() -> TexturedMesh:
+    """A cube with a plain colour on each side, `SIDE_COLORS`."""
+    box = trimesh.creation.box()
+    axis = np.abs(box.face_normals).argmax(1)
+    positive = box.face_normals[np.arange(12), axis] > 0
+    texel = 2 * axis + ~positive  # in the order of SIDE_COLORS
+    uvs = np.stack([(np.arange(6) + 0.5) / 8, np.full(6, 0.5)], 1)
+    colors = [*SIDE_COLORS.values(), (0, 0, 0), (0, 0, 0)]
+    return TexturedMesh(
+        torch.tensor(np.asarray(box.vertices), dtype=torch.float32),
+        torch.tensor(np.asarray(box.faces), dtype=torch.int32),
+        torch.tensor(uvs, dtype=torch.float32),
+        torch.tensor(np.repeat(texel[:, None], 3, 1), dtype=torch.int32),
+        torch.tensor([colors], dtype=torch.float32),
+    )
