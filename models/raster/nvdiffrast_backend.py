@@ -80,7 +80,7 @@ class NvdiffrastBackend:
         checks.check_texture(tex, uv, uv_da, filter_mode, boundary_mode, max_mip_level)
         mipmapped = filter_mode == "linear-mipmap-linear"
         with torch.cuda.device(self.device):
-            return self._dr.texture(
+            colors: Tensor = self._dr.texture(
                 tex.contiguous(),
                 uv.contiguous(),
                 uv_da=uv_da.detach().contiguous() if mipmapped and uv_da is not None else None,
@@ -88,11 +88,13 @@ class NvdiffrastBackend:
                 boundary_mode=boundary_mode,
                 max_mip_level=max_mip_level,
             )
+        return colors
 
     def antialias(self, color: Tensor, rast: Tensor, pos: Tensor, tri: Tensor) -> Tensor:
         """See `RasterBackend.antialias`."""
         checks.check_antialias(color, rast, pos, tri)
         with torch.cuda.device(self.device):
-            return self._dr.antialias(
+            smooth: Tensor = self._dr.antialias(
                 color.contiguous(), rast.detach().contiguous(), pos.contiguous(), tri.contiguous()
             )
+        return smooth

@@ -65,7 +65,7 @@ class WarpBackend:
         levels = 0
         if filter_mode == "linear-mipmap-linear":
             levels = checks.mip_levels(tex.shape[1], tex.shape[2], max_mip_level)
-        return Sample.apply(
+        colors: Tensor = Sample.apply(
             mip_chain(tex.contiguous(), levels),
             uv.contiguous(),
             uv_da.detach().contiguous() if levels and uv_da is not None else None,
@@ -75,12 +75,13 @@ class WarpBackend:
             levels,
             boundary_mode == "wrap",
         )
+        return colors
 
     def antialias(self, color: Tensor, rast: Tensor, pos: Tensor, tri: Tensor) -> Tensor:
         """See `RasterBackend.antialias`."""
         checks.check_antialias(color, rast, pos, tri)
         opposite = self._topology.get(tri, pos.shape[1])
-        return Antialias.apply(
+        smooth: Tensor = Antialias.apply(
             color.contiguous(),
             rast.detach().contiguous(),
             pos.contiguous(),
@@ -88,3 +89,4 @@ class WarpBackend:
             opposite,
             self._launcher,
         )
+        return smooth

@@ -13,7 +13,7 @@ from torch import Tensor
 if hasattr(wp.config, "log_level"):
     wp.config.log_level = wp.LOG_WARNING
 else:
-    wp.config.quiet = True
+    wp.config.quiet = True  # type: ignore[attr-defined, unused-ignore]
 
 # Below this many kernel threads the hand-over to a second thread costs more than it gives.
 SMALL_LAUNCH = 2048

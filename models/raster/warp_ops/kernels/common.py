@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Device functions that several operations share."""
 
 import warp as wp
