@@ -1,0 +1,409 @@
+"""The `recon` command: parse, call, show, exit. Answers go to standard output, the rest to standard error.
+
+Exit codes: 0 done or job completed; 1 job failed; 2 wrong usage; 3 job cancelled; 4 refused (message, input
+or location); 5 a service or resource failed; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from uuid import UUID, uuid4
+
+import typer
+from rich.console import Console
+
+from consumer import arguments, display, log
+from schemas.errors import AccessError, ConflictError, ErrorCode, InvalidJob, ReconError
+from schemas.events import JobCancelled, JobCompleted, JobEvent
+from schemas.jobs import Job, ModelName
+
+if TYPE_CHECKING:
+    from consumer.client import Client, Watch
+    from consumer.settings import Settings
+    from schemas.quality import QualityReport
+
+T = TypeVar("T")
+
+EXIT_FAILED = 1
+EXIT_CANCELLED = 3
+EXIT_REFUSED = 4
+EXIT_UNAVAILABLE = 5
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Turn photographs of an object into a validated, textured 3D mesh.",
+    epilog="Settings are environment variables RECON_*; `recon settings` lists them all. "
+    "Exit codes: 0 done, 1 job failed, 2 wrong usage, 3 job cancelled, 4 refused, "
+    "5 a service or resource failed, 130 interrupted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+class Model(StrEnum):
+    """The models, as typer wants choices."""
+
+    NVDIFFREC = "nvdiffrec"
+    RECONVIAGEN = "reconviagen"
+
+
+class LogFormat(StrEnum):
+    """Forms of log lines."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """Levels of logging."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
+ModelFlag = Annotated[Model, typer.Option(help="Reconstruction model.")]
+OptionFlag = Annotated[
+    list[str],
+    typer.Option("--option", metavar="KEY=VALUE", help="Option of the job, dotted: quality.holdout=1."),
+]
+OptionsFile = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file with options.")
+]
+OutputFlag = Annotated[
+    str | None,
+    typer.Option(
+        help="Prefix below which the result's folder lies.",
+        envvar="RECON_OUTPUT_PREFIX",
+        metavar="s3://BUCKET/PREFIX",
+    ),
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Answer with JSON on standard output.")]
+
+
+@app.callback()
+def configure(
+    context: typer.Context,
+    amqp_url: Annotated[
+        str | None, typer.Option(envvar="RECON_AMQP_URL", help="RabbitMQ.", show_default=False)
+    ] = None,
+    s3_endpoint: Annotated[
+        str | None, typer.Option(envvar="RECON_S3_ENDPOINT", help="S3 server; AWS if unset.")
+    ] = None,
+    log_format: Annotated[
+        LogFormat, typer.Option(envvar="RECON_LOG_FORMAT", help="Form of log lines.")
+    ] = LogFormat.TEXT,
+    log_level: Annotated[
+        LogLevel | None,
+        typer.Option(envvar="RECON_LOG_LEVEL", help="Least level that is logged: INFO for a worker."),
+    ] = None,
+) -> None:
+    """Turn photographs of an object into a validated, textured 3D mesh."""
+    level = log_level or (LogLevel.INFO if context.invoked_subcommand == "worker" else LogLevel.WARNING)
+    config = log.LogConfig(cast("log.LogFormat", log_format.value), cast("log.LogLevel", level.value))
+    log.configure(config)
+    context.obj = ({"amqp_url": amqp_url, "s3_endpoint": s3_endpoint}, config)
+
+
+@app.command()
+def worker(
+    context: typer.Context,
+    worker_id: Annotated[
+        str | None,
+        typer.Option(envvar="RECON_WORKER_ID", help="Name in events; host and process by default."),
+    ] = None,
+    models: Annotated[
+        str | None, typer.Option(envvar="RECON_MODELS", help="Models to serve, separated by commas.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(envvar="RECON_DEVICE", help="Device: auto, cpu or cuda.")
+    ] = None,
+) -> None:
+    """Take jobs and run them, one at a time, until SIGTERM or Ctrl-C; a second one stops at once."""
+    from consumer.shutdown import on_stop
+    from consumer.worker import Worker
+
+    with _errors():
+        settings = _settings(context, worker_id=worker_id, models=models, device=device)
+
+        async def work() -> None:
+            running = Worker(settings, log_config=context.obj[1])
+            with on_stop(running.stop):
+                await running.run()
+
+        _run(work())
+
+
+@app.command()
+def submit(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="FOLDER|s3://PREFIX", help="The views.")],
+    model: ModelFlag = Model.NVDIFFREC,
+    output: OutputFlag = None,
+    option: OptionFlag = [],  # noqa: B006 - typer never changes it
+    options_file: OptionsFile = None,
+    batch_id: Annotated[str | None, typer.Option(help="Groups jobs; echoed in every event.")] = None,
+    metadata: Annotated[
+        list[str], typer.Option("--metadata", metavar="KEY=VALUE", help="Echoed in every event.")
+    ] = [],  # noqa: B006
+    job_id: Annotated[UUID | None, typer.Option(help="Idempotency key; a new one by default.")] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Longest time one attempt may run, seconds.")
+    ] = None,
+    watch_job: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Submit a job and print its id. A folder is checked and uploaded first."""
+    from consumer.client import Client
+
+    with _errors():
+        settings = _settings(context)
+        chosen = job_id or uuid4()
+        folder = None if "://" in source else Path(source)
+
+        async def work() -> int:
+            async with Client(settings) as client:
+                job = client.new_job(
+                    source if folder is None else client.input_location(chosen),
+                    model=_model(model),
+                    output=output,
+                    options=arguments.parse_options(option, options_file),
+                    batch_id=batch_id,
+                    metadata=arguments.parse_metadata(metadata),
+                    job_id=chosen,
+                    time_limit_s=time_limit,
+                )
+                if folder is not None:
+                    await _check_and_upload(client, folder, job)
+                if not watch_job:
+                    await client.submit(job)
+                    _answer_submitted(job, as_json)
+                    return 0
+                async with client.watch(job.job_id, output=job.output) as events:
+                    await client.submit(job)
+                    _answer_submitted(job, as_json)
+                    return await _follow(events, as_json)
+
+        _exit(_run(work()))
+
+
+@app.command()
+def watch(
+    context: typer.Context,
+    job_id: Annotated[UUID, typer.Argument(help="The job.")],
+    output: OutputFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Follow a job to its end; the exit code tells how it ended."""
+    from consumer.client import Client
+
+    with _errors():
+        settings = _settings(context)
+
+        async def work() -> int:
+            async with Client(settings) as client, client.watch(job_id, output=output) as events:
+                return await _follow(events, as_json)
+
+        _exit(_run(work()))
+
+
+@app.command()
+def fetch(
+    context: typer.Context,
+    job_id: Annotated[UUID, typer.Argument(help="The job.")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the files.")],
+    output: OutputFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Download a result and check every file against its manifest."""
+    from consumer.client import Client
+
+    with _errors():
+        settings = _settings(context)
+        console = _console()
+
+        async def work() -> None:
+            async with Client(settings) as client:
+                with display.transfer_bar(console, "Downloading") as bar:
+                    manifest = await client.fetch(
+                        job_id,
+                        out,
+                        output=output,
+                        on_progress=lambda each: bar.update(each.done_bytes, each.total_bytes),
+                    )
+                size = sum(each.size for each in manifest.files) / 1e6
+                console.print(
+                    f"{len(manifest.files)} files, {size:.1f} MB, all checksums right; "
+                    f"quality {manifest.quality_status}"
+                )
+                typer.echo(manifest.model_dump_json() if as_json else str(out))
+
+        _run(work())
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", exists=True, file_okay=False, help="Folder with the views.")
+    ],
+    out: Annotated[Path, typer.Option(file_okay=False, help="The result is written to OUT/<job id>.")],
+    model: ModelFlag = Model.NVDIFFREC,
+    option: OptionFlag = [],  # noqa: B006
+    options_file: OptionsFile = None,
+    device: Annotated[
+        str | None, typer.Option(envvar="RECON_DEVICE", help="Device: auto, cpu or cuda.")
+    ] = None,
+    job_id: Annotated[UUID | None, typer.Option(help="A new one by default.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Reconstruct a folder on this machine, without broker and S3."""
+    import dataclasses
+
+    from consumer.client import Client
+    from consumer.local import run_local
+
+    with _errors():
+        settings = _settings(context, device=device)
+        places = source.resolve().as_uri(), out.resolve().as_uri()
+        options = arguments.parse_options(option, options_file)
+        job = Client(settings).new_job(
+            places[0], output=places[1], model=_model(model), options=options, job_id=job_id
+        )
+        allowed = dataclasses.replace(
+            settings.pipeline(), allowed_inputs=places[:1], allowed_outputs=places[1:]
+        )
+        console = _console()
+        with display.job_view(console) as view:
+            result = run_local(
+                job,
+                allowed,
+                worker_id=settings.worker_id,
+                emit=lambda each: view.progress(each.stage, each.fraction, each.message, each.eta_s),
+            )
+        _show_quality(console, result.quality)
+        record = result.record
+        if record.error is not None:
+            console.print(f"failed: {display.format_error(record.error)}", markup=False, highlight=False)
+        typer.echo(record.model_dump_json() if as_json else str(out / str(job.job_id)))
+        _exit({"completed": 0, "cancelled": EXIT_CANCELLED}.get(record.state, EXIT_FAILED))
+
+
+@app.command("settings")
+def show_settings(context: typer.Context) -> None:
+    """List every setting: its environment variable, its value, what it means."""
+    from rich.table import Table
+
+    from consumer.settings import ENV_PREFIX, Settings
+
+    with _errors():
+        settings = _settings(context)
+        table = Table("variable", "value", "meaning")
+        for name, field in Settings.model_fields.items():
+            value = settings.masked_amqp_url if name == "amqp_url" else str(getattr(settings, name))
+            table.add_row(f"{ENV_PREFIX}{name.upper()}", value, field.description)
+        Console().print(table, markup=False)
+
+
+def main() -> None:
+    """Entry point of the `recon` command."""
+    app()
+
+
+# --- Helpers
+
+
+async def _check_and_upload(client: Client, folder: Path, job: Job) -> None:
+    # Imports torch, as the worker does for the same checks: only where a folder is really submitted.
+    from pipeline.settings import Limits
+    from pipeline.validate import validate_folder
+
+    console = _console()
+    if not folder.is_dir():
+        raise AccessError(ErrorCode.INPUT_NOT_FOUND, f"There is no folder {str(folder)!r}.")
+    found = validate_folder(folder, job.options, Limits())
+    console.print(
+        f"{found.views} views of {found.width}x{found.height}, {found.depth_views} with depth, "
+        f"masks from {found.mask_source}, cameras from {found.camera_source}",
+        markup=False,
+        highlight=False,
+    )
+    with display.transfer_bar(console, "Uploading") as bar:
+        await client.upload(folder, job.input, lambda key, done, total: bar.update(done, total))
+
+
+def _answer_submitted(job: Job, as_json: bool) -> None:
+    typer.echo(job.model_dump_json() if as_json else str(job.job_id))
+    sys.stdout.flush()  # a script reads it while we go on to watch
+
+
+async def _follow(events: Watch, as_json: bool) -> int:
+    console = _console()
+    last: JobEvent | None = None
+    with display.job_view(console) as view:
+        if events.finished is not None:
+            view.say(f"The job had already finished, at {events.finished.time:%Y-%m-%d %H:%M:%S} UTC.")
+        async for last in events:
+            if as_json:
+                typer.echo(last.model_dump_json())
+            else:
+                display.show_event(view, last)
+    if isinstance(last, JobCompleted):
+        if not as_json:
+            console.print(display.format_means(last.data.quality), highlight=False)
+        return 0
+    return EXIT_CANCELLED if isinstance(last, JobCancelled) else EXIT_FAILED
+
+
+def _show_quality(console: Console, quality: QualityReport | None) -> None:
+    if quality is None:
+        return
+    console.print(display.quality_table(quality))
+    console.print(f"input: {display.format_means(quality.input_views)}", highlight=False)
+    if quality.heldout_views is not None:
+        console.print(f"held out: {display.format_means(quality.heldout_views)}", highlight=False)
+
+
+def _settings(context: typer.Context, **flags: Any) -> Settings:
+    from consumer.settings import load_settings
+
+    return load_settings(**context.obj[0], **flags)
+
+
+def _model(model: Model) -> ModelName:
+    return cast("ModelName", model.value)
+
+
+def _console() -> Console:
+    return Console(stderr=True)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+def _exit(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Errors that we know become one line and an exit code; the others keep their traceback."""
+    try:
+        yield
+    except ReconError as error:
+        typer.echo(f"error: {display.format_error(error.info())}", err=True)
+        refused = isinstance(error, InvalidJob | AccessError | ConflictError)
+        raise typer.Exit(EXIT_REFUSED if refused else EXIT_UNAVAILABLE) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
