@@ -108,7 +108,7 @@ class NvdiffrecOptions(CommonOptions):
         None,
         ge=32,
         le=2048,
-        description="Longer side at which views are compared, pixels; the input's own if unset.",
+        description="Longer side at which views are compared, pixels; if unset, the input's own, at most 1024.",
     )
     texture_resolution: int | None = Field(
         None,

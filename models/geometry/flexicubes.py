@@ -28,13 +28,13 @@ class Isosurface:
         vertices: [N, 3], differentiable with respect to all inputs.
         faces: [F, 3] int32, counter-clockwise seen from outside (positive distance).
         deviation: Scalar, the paper's L_dev: how unevenly a dual vertex lies between its crossings.
-        quad_vertices: Number of leading vertices that are dual vertices; the rest are centres of quads.
+        dual_vertices: Number of leading vertices that are dual vertices; the rest are centres of quads.
     """
 
     vertices: Tensor
     faces: Tensor
     deviation: Tensor
-    quad_vertices: int
+    dual_vertices: int
 
 
 class FlexiCubes:
@@ -182,7 +182,7 @@ class FlexiCubes:
         total = dual.shape[0]
         number = distance.new_zeros(total).index_add(0, vertex, torch.ones_like(distance))
         mean = distance.new_zeros(total).index_add(0, vertex, distance) / number
-        return (distance - mean[vertex]).abs().mean()
+        return (distance - mean[vertex]).abs().sum() / max(distance.numel(), 1)
 
     def _quads(self, inside: Tensor, cubes: Tensor, vertex_of_edge: Tensor) -> Tensor:
         """One quad per cut grid edge: the dual vertices of the four cubes around it, [Q, 4]."""

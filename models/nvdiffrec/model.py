@@ -24,6 +24,7 @@ from schemas.options import NvdiffrecOptions, Options
 
 LOGGER = logging.getLogger(__name__)
 
+_LONGEST_SIDE = 1024  # pixels at which views are compared unless the job asks for more
 _CARVED = 0.03  # fractions of the whole at which the steps end
 _SHAPED = 0.65
 _UNWRAPPED = 0.72
@@ -67,7 +68,8 @@ def _reconstruct(
     center, scale = object_bounds(views, carver)
     grid = FlexiCubes(config.geometry.resolution, raster.device).grid_positions()
     sdf = carver(grid * scale + center) / scale
-    targets = make_targets(views, center, scale, use_depth=config.use_depth)
+    cell = 2 / config.geometry.resolution
+    targets = make_targets(views, center, scale, cell=cell, use_depth=config.use_depth)
     callback(_CARVED, "first shape carved from masks and depth", {})
 
     mesh, field, shape_curve = optimize_geometry(
@@ -96,7 +98,7 @@ def _reconstruct(
         mesh=TexturedMesh(vertices * scale + center, mesh.faces, uvs, uv_faces, texture),
         raster=raster.name,
         curves={"geometry/psnr_db": shape_curve, "texture/psnr_db": texture_curve},
-        extra={"grid_cell": 2 * scale / config.geometry.resolution},
+        extra={"grid_cell": cell * scale, "samples_per_pixel": targets.samples**2},
     )
 
 
@@ -112,7 +114,8 @@ def _part(callback: Callback, start: float, end: float) -> Callback:
 def _resized(views: Views, longer_side: int | None) -> Views:
     """The views at another size; never enlarged."""
     cameras = views.cameras
-    if longer_side is None or longer_side >= max(cameras.width, cameras.height):
+    longer_side = longer_side or _LONGEST_SIDE
+    if longer_side >= max(cameras.width, cameras.height):
         return views
     factor = longer_side / max(cameras.width, cameras.height)
     size = (max(1, round(cameras.height * factor)), max(1, round(cameras.width * factor)))

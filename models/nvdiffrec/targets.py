@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.base import Views
-from models.render import SAMPLES, to_image
+from models.geometry.camera import Cameras
+from models.render import to_image, usable_samples
+
+_PIXELS_PER_CELL = 4.0  # a cell's quads split into four triangles, each of a quarter of its area
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Targets:
     depth: Tensor
     depth_weight: Tensor
     clip_from_world: Tensor
-    samples: int = SAMPLES
+    samples: int = 1
 
     def __len__(self) -> int:
         return self.color.shape[0]
@@ -52,8 +55,15 @@ class Targets:
         )
 
 
-def make_targets(views: Views, center: Tensor, scale: float, *, use_depth: bool) -> Targets:
-    """Bring views into the normalised frame `x' = (x - center) / scale`."""
+def make_targets(views: Views, center: Tensor, scale: float, *, cell: float, use_depth: bool) -> Targets:
+    """Bring views into the normalised frame `x' = (x - center) / scale`.
+
+    Args:
+        views: The views.
+        center, scale: The frame.
+        cell: Side of a grid cell in the normalised frame; decides the samples a pixel needs.
+        use_depth: Whether depth maps count.
+    """
     cameras = views.cameras.normalized(center, scale)
     distance = torch.linalg.vector_norm(cameras.positions, dim=-1)
     radius = 3**0.5  # of the cube [-1, 1]^3
@@ -69,7 +79,14 @@ def make_targets(views: Views, center: Tensor, scale: float, *, use_depth: bool)
         depth=depth.contiguous(),
         depth_weight=_trusted(depth, alpha),
         clip_from_world=cameras.clip_from_world(near, float(distance.max()) + radius),
+        samples=_samples(cell, cameras, float(distance.median())),
     )
+
+
+def _samples(cell: float, cameras: Cameras, distance: float) -> int:
+    """One sample a pixel where the surface's triangles are clearly larger than pixels, else `SAMPLES`."""
+    pixels = cell * float(cameras.intrinsics[:, 0, 0].mean()) / distance
+    return 1 if pixels >= _PIXELS_PER_CELL else usable_samples(cameras)
 
 
 def _trusted(depth: Tensor, alpha: Tensor) -> Tensor:

@@ -1,0 +1,102 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from models.base import Views
+from models.geometry.camera import Cameras, intrinsics_from_fov, look_at
+from models.geometry.carving import Carver, object_bounds, silhouette_distance
+from schemas.errors import ModelError
+
+SIZE = 64
+RADIUS = 0.6
+CENTER = torch.tensor([0.2, -0.1, 0.3])
+DIRECTIONS = ([0, -1, 0], [1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, 0, 1], [0, 0, -1])
+
+
+def sphere_views(scale: float = 1.0) -> Views:
+    """Six analytic views of a sphere, with exact z-depth."""
+    poses = []
+    for d in DIRECTIONS:
+        up = np.array([0, 1.0, 0]) if d[2] else np.array([0, 0, 1.0])
+        poses.append(look_at(CENTER.numpy() * scale + 3.0 * scale * np.array(d), CENTER.numpy() * scale, up))
+    k = torch.tensor(intrinsics_from_fov(math.radians(35), SIZE, SIZE), dtype=torch.float32).repeat(6, 1, 1)
+    cameras = Cameras(torch.tensor(np.stack(poses), dtype=torch.float32), k, SIZE, SIZE)
+    far = cameras.unproject(torch.ones(6, SIZE, SIZE))  # one point on each ray, at z-depth 1
+    origin = cameras.positions[:, None, None]
+    ray = far - origin
+    offset = origin - CENTER * scale
+    a, b = (ray * ray).sum(-1), (ray * offset).sum(-1)
+    c = (offset * offset).sum(-1) - (RADIUS * scale) ** 2
+    root = b * b - a * c
+    depth = torch.where(root > 0, (-b - root.clamp(min=0).sqrt()) / a, 0.0)
+    return Views(
+        tuple(f"images/{i}.png" for i in range(6)),
+        torch.full((6, SIZE, SIZE, 3), 0.5),
+        (root > 0).float(),
+        depth,
+        cameras,
+    )
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.01, 250.0])
+@pytest.mark.parametrize("use_depth", [True, False])
+def test_bounds_hold_the_object_at_any_scale(scale, use_depth):
+    views = sphere_views(scale)
+    center, half = object_bounds(views, Carver(views, use_depth=use_depth))
+    assert ((center - CENTER * scale).abs() + RADIUS * scale <= half).all()
+    assert half < 1.4 * RADIUS * scale
+
+
+def test_hull_never_cuts_into_the_object_and_depth_finds_its_surface():
+    views = sphere_views()
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.nn.functional.normalize(torch.randn(400, 3, generator=generator), dim=1)
+    cell = 3.0 / views.cameras.intrinsics[0, 0, 0]  # world units of a pixel at the object
+    for use_depth in (True, False):
+        carver = Carver(views, use_depth=use_depth)
+        assert (carver(CENTER + direction * (RADIUS - 2 * cell)) < 0).all()
+        assert (carver(CENTER + direction * (RADIUS + 0.5)) > 0).all()
+    with_depth = Carver(views)(CENTER + direction * (RADIUS + 2 * cell))
+    assert (with_depth > 0).float().mean() > 0.97
+
+
+def test_a_cropped_view_says_nothing_about_what_it_does_not_see():
+    views = sphere_views()
+    cropped = Views(views.names[:1], views.images[:1], torch.ones(1, SIZE, SIZE), None, views.cameras[[0]])
+    beside = views.cameras.positions[:1] + torch.tensor(
+        [[2.5, 3.0, 0.0]]
+    )  # before the camera, outside its image
+    assert Carver(cropped)(beside) > 0  # no view at all: outside
+    both = Views(
+        views.names[:2],
+        views.images[:2],
+        torch.stack([torch.ones(SIZE, SIZE), views.masks[1]]),
+        None,
+        views.cameras[[0, 1]],
+    )
+    assert Carver(both)(CENTER[None]) < 0
+
+
+def test_contradicting_masks_are_an_error_not_an_empty_mesh():
+    views = sphere_views()
+    masks = torch.zeros_like(views.masks)
+    masks[0, 2:6, 2:6] = 1
+    masks[1:, -6:-2, -6:-2] = 1
+    broken = Views(views.names, views.images, masks, None, views.cameras)
+    with pytest.raises(ModelError, match="contradict") as error:
+        object_bounds(broken, Carver(broken))
+    assert error.value.code == "MODEL_DIVERGED"
+
+
+def test_silhouette_distance_agrees_with_a_search_over_pixels():
+    mask = torch.zeros(1, 9, 9)
+    mask[0, 3:6, 2:7] = 1
+    field = silhouette_distance(mask)[0].numpy()
+    inside = mask[0].numpy() > 0
+    for y in range(9):
+        for x in range(9):
+            other = np.argwhere(inside != inside[y, x])
+            nearest = np.hypot(*(other - [y, x]).T).min() - 0.5
+            assert field[y, x] == pytest.approx(-nearest if inside[y, x] else nearest)
