@@ -12,9 +12,6 @@ from models.geometry.camera import Cameras
 from models.geometry.mesh import TexturedMesh
 from models.raster import RasterBackend
 
-MAX_RESOLUTION = 2048
-"""Longest side that the rasterizers take, pixels."""
-
 SAMPLES = 2
 """Samples along each side of a pixel. Antialiasing finds silhouettes through the triangles that pixels see;
 where triangles are smaller than pixels it misses most of them, so we look at finer pixels and average."""
@@ -37,11 +34,6 @@ class Rendering:
     def over(self, background: float) -> Tensor:
         """The colour over a plain grey background, [V, H, W, 3]."""
         return self.color + (1 - self.alpha[..., None]) * background
-
-
-def usable_samples(cameras: Cameras) -> int:
-    """`SAMPLES`, or fewer where the image is near the largest that can be rasterized."""
-    return max(1, min(SAMPLES, MAX_RESOLUTION // max(cameras.width, cameras.height)))
 
 
 def clip_planes(vertices: Tensor, cameras: Cameras) -> tuple[float, float]:
@@ -84,7 +76,7 @@ def resolve_depth(depth: Tensor, covered: Tensor, samples: int) -> tuple[Tensor,
 
 
 def render_textured(
-    raster: RasterBackend, mesh: TexturedMesh, cameras: Cameras, *, samples: int | None = None
+    raster: RasterBackend, mesh: TexturedMesh, cameras: Cameras, *, samples: int = SAMPLES
 ) -> Rendering:
     """Render a textured mesh without light: colour is the texture's.
 
@@ -94,9 +86,8 @@ def render_textured(
         raster: The rasterizer; mesh and cameras are on its device.
         mesh: The mesh, in the world of the cameras.
         cameras: V cameras.
-        samples: Samples along each side of a pixel; what `usable_samples` says if left out.
+        samples: Samples along each side of a pixel.
     """
-    samples = samples or usable_samples(cameras)
     matrices = cameras.clip_from_world(*clip_planes(mesh.vertices, cameras))
     position = clip_positions(mesh.vertices, matrices).contiguous()  # [V, N, 4]
     size = (cameras.height * samples, cameras.width * samples)

@@ -108,7 +108,7 @@ class NvdiffrecOptions(CommonOptions):
         None,
         ge=32,
         le=2048,
-        description="Longer side at which views are compared, pixels; if unset, the input's own, at most 1024.",
+        description="Longer side at which views are compared, pixels; unset: the input's own, at most 1024.",
     )
     texture_resolution: int | None = Field(
         None,

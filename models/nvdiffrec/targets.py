@@ -11,7 +11,8 @@ from torch import Tensor
 
 from models.base import Views
 from models.geometry.camera import Cameras
-from models.render import to_image, usable_samples
+from models.raster.checks import MAX_SIDE
+from models.render import SAMPLES, to_image
 
 _PIXELS_PER_CELL = 4.0  # a cell's quads split into four triangles, each of a quarter of its area
 
@@ -86,7 +87,9 @@ def make_targets(views: Views, center: Tensor, scale: float, *, cell: float, use
 def _samples(cell: float, cameras: Cameras, distance: float) -> int:
     """One sample a pixel where the surface's triangles are clearly larger than pixels, else `SAMPLES`."""
     pixels = cell * float(cameras.intrinsics[:, 0, 0].mean()) / distance
-    return 1 if pixels >= _PIXELS_PER_CELL else usable_samples(cameras)
+    if pixels >= _PIXELS_PER_CELL or SAMPLES * max(cameras.width, cameras.height) > MAX_SIDE:
+        return 1
+    return SAMPLES
 
 
 def _trusted(depth: Tensor, alpha: Tensor) -> Tensor:
