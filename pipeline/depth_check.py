@@ -1,7 +1,8 @@
 """Refuse depth maps that cannot belong to their cameras: wrong axes, wrong unit, another scene.
 
-Every point of the object lies inside the object's silhouette in all views that hold it, hidden or not. So the
-points that one view's depth gives are projected into the others, and only a gross contradiction is refused.
+Every point of the object lies inside the object's silhouette in every other view, hidden or not, unless that
+view cuts the object off. So the points of one view's depth are projected into the others; only a gross
+contradiction is refused.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from pipeline.masks import FOREGROUND
 from schemas.errors import ErrorCode, InvalidJob
 
 MIN_AGREEMENT = 0.3
-"""Share of a view's points that must lie inside the object in at least one other view."""
+"""Share of a view's points that must lie on the object, in the median over other views."""
 
 MAX_POINTS = 2000
 MAX_OTHERS = 24
+MIN_JUDGED = 0.1
+"""A view that cuts the object off says nothing unless it sees at least this share of the points."""
+
 MARGIN = 0.03
 """Silhouettes are widened by this share of the image, for noise in depth and cameras."""
 
@@ -47,9 +51,9 @@ def check_depths(views: Views) -> None:
         if agreement < MIN_AGREEMENT:
             raise _refusal(
                 views.names[index],
-                f"only {agreement:.0%} of its points fall on the object in any other view; likely causes are "
-                "depth_unit_scale_factor, distance along the ray instead of z-depth, or OpenCV axes in "
-                "transform_matrix instead of OpenGL's",
+                f"only {agreement:.0%} of its points fall on the object in most other views; likely causes are "
+                "a wrong depth_unit_scale_factor, distance along the ray instead of z-depth, or OpenCV axes "
+                "in transform_matrix instead of OpenGL's",
             )
 
 
@@ -70,7 +74,7 @@ def _object_points(views: Views, index: int) -> Tensor:
 
 
 def _agreement(views: Views, wide: Tensor, index: int, points: Tensor) -> float:
-    """Largest share of `points` that lie inside the object in one of the other views."""
+    """Median over the other views of the share of `points` [N, 3] that lie on the object."""
     others = [i for i in range(len(views)) if i != index]
     others = others[:: max(1, -(-len(others) // MAX_OTHERS))]
     pixels, depth = views.cameras[others].project(points)  # [O, N, 2], [O, N]
@@ -78,10 +82,20 @@ def _agreement(views: Views, wide: Tensor, index: int, points: Tensor) -> float:
     # Clamped before the cast: a point beside a camera projects beyond the range of integers.
     x = pixels[..., 0].clamp(-1, width).floor().long()
     y = pixels[..., 1].clamp(-1, height).floor().long()
-    visible = (depth > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    seen = (depth > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
     view = torch.arange(len(others))[:, None].expand_as(x)
-    inside = wide[others][view, y.clamp(0, height - 1), x.clamp(0, width - 1)] & visible
-    return float(inside.float().mean(dim=1).max())
+    inside = wide[others][view, y.clamp(0, height - 1), x.clamp(0, width - 1)] & seen
+    judged = seen | ~_cut_off(views.masks[others])[:, None]
+    shares = inside.sum(1) / judged.sum(1).clamp(min=1)
+    shares = shares[judged.sum(1) >= MIN_JUDGED * points.shape[0]]
+    return float(shares.median()) if shares.numel() else 1.0
+
+
+def _cut_off(masks: Tensor) -> Tensor:
+    """Which masks [V, H, W] reach the border of their image: [V]; such a view does not hold the whole object."""
+    on_object = masks > FOREGROUND
+    rows, columns = on_object[:, [0, -1]].any(-1).any(-1), on_object[:, :, [0, -1]].any(-1).any(-1)
+    return rows | columns
 
 
 def _refusal(name: str, found: str) -> InvalidJob:

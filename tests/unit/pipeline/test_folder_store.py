@@ -1,0 +1,124 @@
+import os
+
+import pytest
+
+from pipeline.objects import ObjectInfo
+from pipeline.settings import S3Settings
+from pipeline.storage import ObjectStore, open_store
+from schemas.errors import AccessError, ErrorCode, InvalidJob, JobCancelled, ResourceError
+
+
+@pytest.fixture
+def store(tmp_path) -> ObjectStore:
+    (tmp_path / "root").mkdir()
+    return open_store(f"file://{tmp_path}/root", S3Settings())
+
+
+def test_what_is_stored_is_listed_and_read_back(store, tmp_path):
+    store.put_bytes("b/c.txt", b"hello", "text/plain")
+    (tmp_path / "source").write_bytes(b"x" * 3_000_000)
+    store.upload(tmp_path / "source", "a.bin", "application/octet-stream")
+    assert list(store.list()) == [ObjectInfo("a.bin", 3_000_000), ObjectInfo("b/c.txt", 5)]
+    assert store.get_bytes("b/c.txt", max_bytes=5) == b"hello"
+    chunks = []
+    assert (
+        store.download("a.bin", tmp_path / "copy", max_bytes=3_000_000, on_bytes=chunks.append) == 3_000_000
+    )
+    assert sum(chunks) == 3_000_000
+    assert (tmp_path / "copy").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+def test_delete_is_idempotent(store):
+    store.put_bytes("a", b"1", "text/plain")
+    assert store.exists("a")
+    store.delete("a")
+    store.delete("a")
+    assert not store.exists("a")
+
+
+def test_a_missing_file_or_folder_is_not_found(store, tmp_path):
+    missing = open_store(f"file://{tmp_path}/nowhere", S3Settings())
+    for action in (
+        lambda: store.get_bytes("a", max_bytes=1),
+        lambda: store.download("a", tmp_path / "x", max_bytes=1),
+        lambda: list(missing.list()),
+    ):
+        with pytest.raises(AccessError) as caught:
+            action()
+        assert caught.value.code is ErrorCode.INPUT_NOT_FOUND
+
+
+def test_a_read_stops_at_its_bound_and_leaves_nothing(store, tmp_path):
+    store.put_bytes("a", b"123456", "text/plain")
+    for action in (
+        lambda: store.get_bytes("a", max_bytes=5),
+        lambda: store.download("a", tmp_path / "x", max_bytes=5),
+    ):
+        with pytest.raises(InvalidJob) as caught:
+            action()
+        assert caught.value.code is ErrorCode.INPUT_TOO_LARGE
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
+
+
+def test_a_cancel_in_the_middle_leaves_no_partial_file(store, tmp_path):
+    store.put_bytes("a", b"123456", "text/plain")
+
+    def cancel(size: int) -> None:
+        raise JobCancelled
+
+    with pytest.raises(JobCancelled):
+        store.download("a", tmp_path / "x", max_bytes=10, on_bytes=cancel)
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
+
+
+def test_links_that_leave_the_folder_are_refused(store, tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "secret")
+    for action in (
+        lambda: store.get_bytes("link", max_bytes=100),
+        lambda: store.put_bytes("link", b"overwritten", "text/plain"),
+        lambda: store.delete("link"),
+        lambda: list(store.list()),
+    ):
+        with pytest.raises(AccessError) as caught:
+            action()
+        assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
+        assert caught.value.details["file"] == "link"
+    assert (tmp_path / "secret").read_text() == "secret"
+
+
+def test_a_linked_folder_that_leaves_is_refused(store, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "root" / "images").symlink_to(tmp_path / "other")
+    with pytest.raises(AccessError) as caught:
+        list(store.list())
+    assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
+
+
+def test_links_inside_the_folder_are_followed(store, tmp_path):
+    store.put_bytes("a", b"12", "text/plain")
+    (tmp_path / "root" / "b").symlink_to(tmp_path / "root" / "a")
+    assert list(store.list()) == [ObjectInfo("a", 2), ObjectInfo("b", 2)]
+
+
+def test_a_pipe_is_not_an_object(store, tmp_path):
+    os.mkfifo(tmp_path / "root" / "pipe")
+    assert list(store.list()) == []
+
+
+def test_keys_cannot_leave_the_folder(store):
+    for action in (
+        lambda: store.get_bytes("../x", max_bytes=1),
+        lambda: store.put_bytes("/x", b"", "text/plain"),
+        lambda: store.exists("a/../../x"),
+    ):
+        with pytest.raises(AccessError) as caught:
+            action()
+        assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_failure(store):
+    store.put_bytes("a", b"1", "text/plain")
+    with pytest.raises(ResourceError) as caught:
+        store.put_bytes("a/b", b"1", "text/plain")
+    assert caught.value.code is ErrorCode.STORAGE_UNAVAILABLE

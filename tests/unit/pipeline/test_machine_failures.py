@@ -1,0 +1,57 @@
+import errno
+
+import pytest
+import torch
+
+from pipeline.failures import translate, translated_failures
+from schemas.errors import AccessError, ErrorCode, JobCancelled, ReconError
+
+ACCELERATOR_ERROR = getattr(torch, "AcceleratorError", None)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), ErrorCode.HOST_OUT_OF_MEMORY),
+        (OSError(errno.ENOSPC, "no space"), ErrorCode.DISK_FULL),
+        (OSError(errno.EDQUOT, "quota"), ErrorCode.DISK_FULL),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), ErrorCode.MODEL_VRAM_OOM),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), ErrorCode.GPU_UNAVAILABLE),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), ErrorCode.HOST_OUT_OF_MEMORY),
+    ],
+)
+def test_failures_of_the_machine_get_their_code(error, code):
+    with pytest.raises(ReconError) as caught, translated_failures():
+        raise error
+    assert caught.value.code is code
+    assert caught.value.__cause__ is error
+    assert caught.value.retryable
+
+
+def test_a_real_failure_of_torchs_allocator_is_host_memory():
+    with pytest.raises(ReconError) as caught, translated_failures():
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert caught.value.code is ErrorCode.HOST_OUT_OF_MEMORY
+
+
+@pytest.mark.skipif(ACCELERATOR_ERROR is None, reason="this torch has no AcceleratorError")
+def test_a_device_fault_means_the_gpu_is_gone():
+    found = translate(ACCELERATOR_ERROR.__new__(ACCELERATOR_ERROR, "launch failure"))
+    assert found is not None
+    assert found.code is ErrorCode.GPU_UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shapes differ"),
+        OSError(errno.ENOENT, "no file"),
+        ValueError("x"),
+        JobCancelled(),
+        AccessError(ErrorCode.INPUT_NOT_FOUND),
+    ],
+)
+def test_everything_else_passes_as_it_is(error):
+    with pytest.raises(type(error)) as caught, translated_failures():
+        raise error
+    assert caught.value is error
