@@ -3,8 +3,9 @@
     python benchmarks/reconstruct.py examples/spot-small --views views
 
 The folder holds `<views>/` and, for the held-out figures, `test/` (inputs in nerfstudio's layout), and
-`mesh.ply`, the true surface in the same world frame. Figures are those of `quality.json` (inside the mask, over
-white) with the symmetric chamfer distance (mean of accuracy and completeness, world units) and wall-clock times.
+`mesh.ply`, the true surface in the same world frame. Figures are those of `quality.json` (inside the mask,
+over white), the symmetric chamfer distance (mean of accuracy and completeness, world units) and wall-clock
+times.
 """
 
 from __future__ import annotations
@@ -49,9 +50,11 @@ class Stopwatch:
         self.phases: dict[str, float] = {}
 
     def __call__(self, fraction: float, message: str, metrics: dict[str, float]) -> None:
-        if message:
-            phase = message.split(":")[0]
-            self.phases[phase] = time.perf_counter() - self.start
+        """One step of the model."""
+        if not message:
+            return
+        self.phases[message.split(":")[0]] = time.perf_counter() - self.start
+        if sys.stderr.isatty():
             figures = " ".join(f"{name} {value:.2f}" for name, value in metrics.items())
             print(f"\r{fraction:5.0%} {message} {figures}".ljust(90), end="", file=sys.stderr)
 
