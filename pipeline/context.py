@@ -107,7 +107,9 @@ def _alive(pid: int) -> bool:
 def job_log(path: Path) -> Iterator[None]:
     """Also write what pipeline and models log to a file, in UTC."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(name)s: %(message)s")
+    formatter = logging.Formatter(
+        "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
+    )
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     loggers = [logging.getLogger(name) for name in _LOGGED]

@@ -51,7 +51,7 @@ def check_depths(views: Views) -> None:
         if agreement < MIN_AGREEMENT:
             raise _refusal(
                 views.names[index],
-                f"only {agreement:.0%} of its points fall on the object in most other views; likely causes are "
+                f"only {agreement:.0%} of its points fall on the object in most other views; likely causes: "
                 "a wrong depth_unit_scale_factor, distance along the ray instead of z-depth, or OpenCV axes "
                 "in transform_matrix instead of OpenGL's",
             )
@@ -92,7 +92,7 @@ def _agreement(views: Views, wide: Tensor, index: int, points: Tensor) -> float:
 
 
 def _cut_off(masks: Tensor) -> Tensor:
-    """Which masks [V, H, W] reach the border of their image: [V]; such a view does not hold the whole object."""
+    """Which masks [V, H, W] reach the border of their image, [V]: such a view may cut the object off."""
     on_object = masks > FOREGROUND
     rows, columns = on_object[:, [0, -1]].any(-1).any(-1), on_object[:, :, [0, -1]].any(-1).any(-1)
     return rows | columns
