@@ -145,6 +145,8 @@ def make_backend(name: BackendName = "auto", device: torch.device | str = "cpu")
     from models.raster.nvdiffrast_backend import NvdiffrastBackend, nvdiffrast_installed
 
     device = torch.device(device)
+    if device.type == "cuda" and device.index is None:  # tensors always say which card they are on
+        device = torch.device("cuda", torch.cuda.current_device())
     if name == "auto":
         name = "nvdiffrast" if device.type == "cuda" and nvdiffrast_installed() else "warp"
     if name == "nvdiffrast":

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import warp as wp
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.raster.warp_ops.kernels.antialias import smooth, smooth_backward
 from models.raster.warp_ops.launch import Launcher, as_array
@@ -43,6 +44,7 @@ class Antialias(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, None, None, None]:
         """Carries the gradient to the colours and to the silhouettes' vertices."""
         color, rast, pos, tri, opposite = ctx.saved_tensors

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import warp as wp
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.raster.warp_ops.kernels.interpolate import blend, blend_backward, slopes
 from models.raster.warp_ops.launch import Launcher, as_array
@@ -40,6 +41,7 @@ class Interpolate(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         """Carries the gradient to the attributes and to the barycentrics."""
         attr, rast, tri = ctx.saved_tensors

@@ -15,6 +15,11 @@ if hasattr(wp.config, "log_level"):
 else:
     wp.config.quiet = True  # type: ignore[attr-defined, unused-ignore]
 
+# By default every CPU launch keeps a pointer into its own stack in a variable common to all threads, for tiles.
+# Two launches at once overwrite each other's, and crash. The kernels here need no tiles.
+THREADS_ARE_SAFE = hasattr(wp.config, "enable_tiles_in_stack_memory")
+wp.config.enable_tiles_in_stack_memory = False
+
 # Below this many kernel threads the hand-over to a second thread costs more than it gives.
 SMALL_LAUNCH = 2048
 
@@ -58,9 +63,10 @@ class Launcher:
         wp.init()
         self.device = device
         self._warp_device = wp.device_from_torch(device)
-        self._threads = max(1, threads or torch.get_num_threads()) if device.type == "cpu" else 1
+        several = device.type == "cpu" and THREADS_ARE_SAFE
+        self._threads = max(1, threads or torch.get_num_threads()) if several else 1
         self._pool: ThreadPoolExecutor | None = None
-        self._loaded: set[Any] = set()
+        self._compiled: set[Any] = set()
         self._streams: dict[int, Any] = {}
         self._lock = threading.Lock()
 
@@ -81,7 +87,6 @@ class Launcher:
             return
         if views * per_view > MAX_ELEMENTS:
             raise ValueError(f"{views} views of {per_view} items exceed 2^31 - 1")
-        self._load(kernel)
         if self.device.type == "cuda":
             with torch.cuda.device(self.device):
                 wp.launch(
@@ -99,6 +104,13 @@ class Launcher:
             first, last = bounds[slot] * per_view, bounds[slot + 1] * per_view
             wp.launch(kernel, dim=last - first, inputs=[first, slot, *inputs], device=self._warp_device)
 
+        # The first launch compiles, which is not safe from several threads at once.
+        if kernel not in self._compiled:
+            with self._lock:
+                for slot in range(slots):
+                    launch(slot)
+                self._compiled.add(kernel)
+            return
         if slots == 1 or views * per_view < SMALL_LAUNCH:
             for slot in range(slots):
                 launch(slot)
@@ -107,14 +119,6 @@ class Launcher:
         launch(0)
         for other in others:
             other.result()
-
-    def _load(self, kernel: Any) -> None:
-        # Compilation is not safe from several threads at once, so it happens before the work is spread.
-        if kernel in self._loaded:
-            return
-        with self._lock:
-            kernel.module.load(self._warp_device)
-            self._loaded.add(kernel)
 
     def _workers(self) -> ThreadPoolExecutor:
         with self._lock:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import warp as wp
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.raster.warp_ops.kernels.coverage import EMPTY, visibility
 from models.raster.warp_ops.kernels.shading import shade, shade_backward
@@ -39,6 +40,7 @@ class Rasterize(torch.autograd.Function):
         return rast, rast_db
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_rast: Tensor, _grad_db: Tensor) -> tuple[Tensor, None, None, None]:
         """Carries the gradients of the barycentrics to the positions."""
         pos, tri, rast = ctx.saved_tensors

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import warp as wp
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.raster.warp_ops.kernels.texture import sample, sample_backward
 from models.raster.warp_ops.launch import Launcher, as_array
@@ -57,6 +58,7 @@ class Sample(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None, None, None, None, None]:
         """Carries the gradient to the texels and to the coordinates."""
         chain, uv, slopes = ctx.saved_tensors

@@ -101,3 +101,13 @@ def test_backward_through_all_operations_reaches_every_input(backend):
     for tensor in (pos, uv, tex):
         assert torch.isfinite(tensor.grad).all()
         assert tensor.grad.abs().sum() > 0
+
+
+def test_all_operations_run_in_inference_mode(backend):
+    with torch.inference_mode():
+        pos = torch.tensor([[[-0.8, -0.8, 0, 1], [0.8, -0.8, 0, 1], [0, 0.8, 0, 1]]])
+        tri = TRI.clone()
+        rast, rast_db = backend.rasterize(pos, tri, (8, 8))
+        uv, slopes = backend.interpolate(pos[..., :2], rast, tri, rast_db)
+        color = backend.texture(torch.rand(1, 4, 4, 3), uv, slopes, "linear-mipmap-linear")
+        assert backend.antialias(color, rast, pos, tri).shape == (1, 8, 8, 3)
