@@ -15,7 +15,7 @@ DOCKER_VENV := .venv-docker
 DOCKER_STAMP := $(DOCKER_VENV)/.installed
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
-.PHONY: help setup services demo test test-unit lint types imports format check bench docker-python up down clean
+.PHONY: help setup services demo test test-unit lint types imports format reference check bench docker-python up down clean
 
 help: ## List these commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,8 +39,8 @@ services: ## Install RabbitMQ's server (Debian, as root); its own service is not
 demo: setup services ## One job through a real RabbitMQ and S3, with live progress and a verdict.
 	@$(BIN)/python -m examples.demo
 
-up: ## Start the deployment with Docker (PROFILE=gpu or PROFILE=cpu).
-	docker compose --profile "$${PROFILE:-gpu}" up --build --detach --wait
+up: ## Start the deployment with Docker; .env says with which worker (see .env.example).
+	docker compose up --build --detach
 
 down: ## Stop the deployment; volumes stay.
 	docker compose --profile gpu --profile cpu down
@@ -67,6 +67,9 @@ imports: setup ## Import contracts: consumer -> pipeline -> models -> schemas.
 format: setup ## Reformat, and mend what ruff can mend.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: setup ## Write README.md's tables from the code.
+	PYTHONPATH=. $(BIN)/python .ci/reference.py
 
 check: lint types imports test ## All that CI runs.
 

@@ -88,8 +88,8 @@ def _run() -> Status:
         CONSOLE.print(f"Job {job_id}")
         _watch(environment, job_id, worker)
         with _step("Fetching the result"):
-            _recon(environment, "fetch", job_id, "--out", str(OUT))
-            result = _result_folder(job_id)
+            result = OUT / job_id
+            _recon(environment, "fetch", job_id, "--out", str(result))
         with _step("Checking it against its manifest"):
             files = _verify(result)
         report = QualityReport.model_validate_json((result / "quality.json").read_text())
@@ -173,13 +173,6 @@ def _log_hint() -> str:
     path = OUT / "worker.log"
     tail = "\n".join(path.read_text(errors="replace").splitlines()[-15:])
     return f"The worker's log, {path}, ends:\n{tail}"
-
-
-def _result_folder(job_id: str) -> Path:
-    for folder in (OUT / job_id, OUT):
-        if (folder / MANIFEST_NAME).exists():
-            return folder
-    raise DemoFailed(f"recon fetch left no {MANIFEST_NAME} below {OUT}")
 
 
 def _verify(result: Path) -> int:

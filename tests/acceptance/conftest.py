@@ -87,7 +87,10 @@ class BrokerThread:
     async def _publish(self, exchange: str, routing_key: str, body: bytes) -> None:
         target = await self._channel.get_exchange(exchange, ensure=False)
         message = aio_pika.Message(
-            body, content_type="application/json", delivery_mode=aio_pika.DeliveryMode.PERSISTENT
+            body,
+            content_type="application/json",
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            message_id="no-uuid",  # aio-pika would make up a UUID, which may be taken for the job's
         )
         await target.publish(message, routing_key=routing_key, mandatory=True)
 

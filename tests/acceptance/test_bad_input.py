@@ -115,7 +115,7 @@ BAD_FILES = [
     (missing_frame, ErrorCode.VIEW_MISSING, "images/002.png"),
     (nan_matrix, ErrorCode.INVALID_CAMERAS, "transforms.json"),
     (singular_matrix, ErrorCode.INVALID_CAMERAS, "transforms.json"),
-    (path_outside, ErrorCode.PATH_NOT_ALLOWED, "transforms.json"),
+    (path_outside, ErrorCode.PATH_NOT_ALLOWED, "../../etc/passwd"),
 ]
 
 

@@ -58,12 +58,7 @@ def finished(system, tmp_path_factory) -> Finished:
     out = tmp_path_factory.mktemp("fetched")
     fetched = system.recon("fetch", job_id, "--out", str(out))
     assert fetched.returncode == 0, fetched.stderr
-    return Finished(job_id, _result_folder(out), event)
-
-
-def _result_folder(out: Path) -> Path:
-    (manifest,) = out.rglob("manifest.json")
-    return manifest.parent
+    return Finished(job_id, out, event)
 
 
 def test_status_is_normal_and_input_views_match(finished):

@@ -1,0 +1,104 @@
+"""The container files, checked as far as that goes without a container engine."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from consumer.settings import ENV_PREFIX, Settings
+from consumer.topology import CONSUMER_TIMEOUT_MS
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+SECRETS = ("RABBITMQ_PASSWORD", "MINIO_ROOT_PASSWORD", "RECON_S3_SECRET_KEY")
+
+
+def pins(name: str) -> dict[str, str]:
+    lines = (ROOT / name).read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_images_are_pinned(name):
+    service = COMPOSE["services"][name]
+    if "build" not in service:
+        assert re.search(r":[\w.-]*\d+\.\d+\.\d+|:RELEASE\.\d{4}", service["image"]), service["image"]
+        assert "latest" not in service["image"]
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_ports_are_open_to_this_machine_only(name):
+    for port in COMPOSE["services"][name].get("ports", []):
+        assert port.startswith("127.0.0.1:"), port
+
+
+def test_no_secret_has_a_default():
+    text = (ROOT / "docker-compose.yml").read_text()
+    for secret in SECRETS:
+        uses = re.findall(r"\$\{" + secret + r"([^}]*)\}", text)
+        assert uses
+        assert all(use.startswith(":?") for use in uses), secret
+    example = (ROOT / ".env.example").read_text()
+    for secret in SECRETS:
+        assert re.search(rf"^{secret}=$", example, re.MULTILINE), (
+            "no default that reaches production unnoticed"
+        )
+
+
+def test_every_variable_of_compose_is_in_the_example():
+    text = (ROOT / "docker-compose.yml").read_text()
+    example = (ROOT / ".env.example").read_text()
+    for variable in set(re.findall(r"\$\{(\w+)", text)) - {"MINIO_IMAGE", "MC_IMAGE"}:
+        assert re.search(rf"^{variable}=", example, re.MULTILINE), variable
+
+
+@pytest.mark.parametrize("name", ["worker-gpu", "worker-cpu"])
+def test_workers_get_settings_that_exist(name):
+    known = {f"{ENV_PREFIX}{field.upper()}" for field in Settings.model_fields}
+    assert set(COMPOSE["services"][name]["environment"]) <= known
+    assert set(re.findall(r"\bRECON_\w+(?==)", DOCKERFILE)) <= known
+
+
+def test_mounted_files_exist():
+    for name, service in COMPOSE["services"].items():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert source in COMPOSE["volumes"] or (ROOT / source).is_file(), f"{name}: {volume}"
+
+
+def test_build_targets_exist():
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)", DOCKERFILE, re.MULTILINE))
+    for service in COMPOSE["services"].values():
+        assert service.get("build", {"target": "gpu"})["target"] in stages
+
+
+def test_copied_files_exist_and_reach_the_build():
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for sources in re.findall(r"^COPY (?!--)(.+) \S+$", DOCKERFILE, re.MULTILINE):
+        for source in sources.split():
+            assert (ROOT / source).exists(), source
+            assert f"!{source}" in ignored, source
+
+
+def test_broker_waits_for_acknowledgements_as_long_as_the_queues_do():
+    config = (ROOT / "deploy" / "rabbitmq.conf").read_text()
+    (timeout,) = re.findall(r"^consumer_timeout = (\d+)$", config, re.MULTILINE)
+    assert int(timeout) == CONSUMER_TIMEOUT_MS
+
+
+def test_image_pins_are_those_of_the_gpu_extra():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    exact = dict(requirement.split("==") for requirement in extras["gpu"])
+    docker = pins("constraints-docker.txt")
+    assert exact.items() <= docker.items()
+
+
+def test_both_sets_of_pins_agree_where_they_can():
+    cpu, docker = pins("constraints.txt"), pins("constraints-docker.txt")
+    differing = {name for name in cpu.keys() & docker.keys() if cpu[name] != docker[name]}
+    assert differing <= {"torch"}
