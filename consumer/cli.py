@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import UUID, uuid4
 
 import typer
@@ -108,7 +108,7 @@ def configure(
 ) -> None:
     """Turn photographs of an object into a validated, textured 3D mesh."""
     level = log_level or (LogLevel.INFO if context.invoked_subcommand == "worker" else LogLevel.WARNING)
-    config = log.LogConfig(cast("log.LogFormat", log_format.value), cast("log.LogLevel", level.value))
+    config = log.LogConfig(log_format.value, level.value)
     log.configure(config)
     context.obj = ({"amqp_url": amqp_url, "s3_endpoint": s3_endpoint}, config)
 
@@ -322,13 +322,13 @@ def main() -> None:
 
 
 async def _check_and_upload(client: Client, folder: Path, job: Job) -> None:
+    if not folder.is_dir():
+        raise AccessError(ErrorCode.INPUT_NOT_FOUND, f"There is no folder {str(folder)!r}.")
     # Imports torch, as the worker does for the same checks: only where a folder is really submitted.
     from pipeline.settings import Limits
     from pipeline.validate import validate_folder
 
     console = _console()
-    if not folder.is_dir():
-        raise AccessError(ErrorCode.INPUT_NOT_FOUND, f"There is no folder {str(folder)!r}.")
     found = validate_folder(folder, job.options, Limits())
     console.print(
         f"{found.views} views of {found.width}x{found.height}, {found.depth_views} with depth, "
@@ -379,7 +379,7 @@ def _settings(context: typer.Context, **flags: Any) -> Settings:
 
 
 def _model(model: Model) -> ModelName:
-    return cast("ModelName", model.value)
+    return model.value
 
 
 def _console() -> Console:

@@ -174,7 +174,9 @@ def load_settings(**flags: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        raise InvalidJob(ErrorCode.INVALID_OPTIONS, f"Setting {ENV_PREFIX}{describe(error)}") from None
+        name, _, problem = describe(error).partition(":")
+        text = f"Setting {ENV_PREFIX}{name.upper()}:{problem}"
+        raise InvalidJob(ErrorCode.INVALID_OPTIONS, text) from None
 
 
 def _split(text: str) -> tuple[str, ...]:

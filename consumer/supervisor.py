@@ -117,13 +117,14 @@ class Supervisor:
     async def run(self, job: Job, on_progress: OnProgress) -> JobEnd:
         """Run one job to its end, whatever that is; a death of the engine is a `Failed`."""
         self._expect(EngineState.READY)
-        assert self._child is not None
+        child = self._child
+        assert child is not None
         self._state = EngineState.BUSY
         self._job, self._cancel_reason = job, None
         limit = asyncio.get_running_loop().call_later(job.time_limit_s, self.cancel, TIME_LIMIT)
         try:
-            self._child.send(Run(job))
-            end = await self._follow(self._child, job, on_progress)
+            child.send(Run(job))
+            end = await self._follow(child, job, on_progress)
         except BaseException:
             await self._discard()  # whatever the engine is doing now, nobody waits for it
             raise
@@ -134,8 +135,8 @@ class Supervisor:
                 self._kill_timer = None
             self._job = None
         if isinstance(end, Failed) and end.leaves:
-            await self._child.wait_gone(STOP_GRACE_S)
-        if self._child.is_gone:
+            await child.wait_gone(STOP_GRACE_S)
+        if child.is_gone:
             await self._discard()
         elif self._state is EngineState.BUSY:
             self._state = EngineState.READY

@@ -1,0 +1,49 @@
+"""Log lines: text or JSON, with the job's id on each."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from consumer import log
+
+
+@pytest.fixture(autouse=True)
+def _restored_root() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+def test_json_lines_carry_job_and_extra_fields(capsys: pytest.CaptureFixture[str]):
+    log.configure(log.LogConfig("json", "INFO"))
+    logger = logging.getLogger("consumer.test")
+    with log.job_id_context("j-1"):
+        logger.info("attempt %d", 2, extra={"action": "accepted"})
+    logger.info("idle")
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (first["job_id"], first["message"], first["action"]) == ("j-1", "attempt 2", "accepted")
+    assert first["time"].endswith("Z")
+    assert second["job_id"] == "-"
+
+
+def test_text_lines_carry_the_job_too(capsys: pytest.CaptureFixture[str]):
+    log.configure(log.LogConfig("text", "WARNING"))
+    with log.job_id_context("j-2"):
+        logging.getLogger("consumer.test").warning("hot")
+        logging.getLogger("consumer.test").info("not shown")
+    assert capsys.readouterr().err.count("[j-2]") == 1
+
+
+def test_a_traceback_stays_inside_its_json_line(capsys: pytest.CaptureFixture[str]):
+    log.configure(log.LogConfig("json", "INFO"))
+    try:
+        raise ValueError("oops")
+    except ValueError:
+        logging.getLogger("consumer.test").exception("failed")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ValueError: oops" in json.loads(line)["traceback"]

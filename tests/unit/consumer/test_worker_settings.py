@@ -1,0 +1,79 @@
+"""Settings: precedence, lists, secrets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from consumer.settings import Settings, load_settings, mask_url
+from schemas.errors import InvalidJob
+
+
+def test_defaults_fit_the_compose_file():
+    settings = Settings()
+    assert settings.amqp_url.get_secret_value() == "amqp://guest:guest@localhost:5672/"
+    assert settings.served_models == ("nvdiffrec",)
+    assert settings.pipeline().allowed_inputs == settings.pipeline().allowed_outputs == ("s3://recon",)
+    assert settings.s3().endpoint_url is None
+    assert settings.worker_id
+
+
+def test_a_flag_goes_before_the_environment_and_the_environment_before_the_default(monkeypatch):
+    monkeypatch.setenv("RECON_WORKER_ID", "from-environment")
+    assert load_settings().worker_id == "from-environment"
+    assert load_settings(worker_id=None).worker_id == "from-environment"
+    assert load_settings(worker_id="from-flag").worker_id == "from-flag"
+
+
+def test_lists_are_separated_by_commas(monkeypatch):
+    monkeypatch.setenv("RECON_ALLOWED_INPUTS", "s3://one, s3://two/x,")
+    monkeypatch.setenv("RECON_MODELS", "reconviagen,nvdiffrec")
+    settings = load_settings()
+    assert settings.pipeline().allowed_inputs == ("s3://one", "s3://two/x")
+    assert settings.served_models == ("nvdiffrec", "reconviagen")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MODELS", "magic"),
+        ("MODELS", ""),
+        ("ALLOWED_INPUTS", "no location"),
+        ("MAX_ATTEMPTS", "0"),
+        ("DEVICE", "abacus"),
+        ("HEARTBEAT_S", "never"),
+        ("OUTPUT_PREFIX", "http://x"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_the_name_of_its_variable(monkeypatch, name: str, value: str):
+    monkeypatch.setenv(f"RECON_{name}", value)
+    with pytest.raises(InvalidJob, match=f"RECON_{name}"):
+        load_settings()
+
+
+def test_no_secret_shows_in_any_representation(monkeypatch):
+    monkeypatch.setenv("RECON_AMQP_URL", "amqp://me:hush@broker:5672/vhost")
+    monkeypatch.setenv("RECON_S3_SECRET_KEY", "quiet")
+    settings = load_settings()
+    shown = f"{settings!r} {settings} {settings.masked_amqp_url} {settings.s3()!r} {settings.pipeline()!r}"
+    assert "hush" not in shown
+    assert "quiet" not in shown
+    assert settings.masked_amqp_url == "amqp://me:***@broker:5672/vhost"
+    assert settings.s3().secret_key == "quiet"
+
+
+def test_a_wrong_secret_is_not_repeated_in_the_error(monkeypatch):
+    monkeypatch.setenv("RECON_S3_PATH_STYLE", "hush")
+    with pytest.raises(InvalidJob) as caught:
+        load_settings()
+    assert "hush" not in str(caught.value)
+
+
+def test_a_url_without_a_password_is_shown_as_it_is():
+    assert mask_url("amqp://localhost/") == "amqp://localhost/"
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().work_root = Path("/")  # type: ignore[misc]
