@@ -15,8 +15,8 @@ if hasattr(wp.config, "log_level"):
 else:
     wp.config.quiet = True  # type: ignore[attr-defined, unused-ignore]
 
-# By default every CPU launch keeps a pointer into its own stack in a variable common to all threads, for tiles.
-# Two launches at once overwrite each other's, and crash. The kernels here need no tiles.
+# By default every CPU launch keeps a pointer into its own stack in a variable common to all threads, for the
+# sake of tiles, which the kernels here do not use. Two launches at once overwrite it, and crash.
 THREADS_ARE_SAFE = hasattr(wp.config, "enable_tiles_in_stack_memory")
 wp.config.enable_tiles_in_stack_memory = False
 
