@@ -74,7 +74,7 @@ reference: setup ## Write README.md's tables from the code.
 check: lint types imports test ## All that CI runs.
 
 bench: setup ## The rasterizer's benchmark table.
-	$(BIN)/python benchmarks/raster.py
+	$(BIN)/python -m benchmarks.raster
 
 docker-python: $(DOCKER_STAMP) ## Prove the Docker image's Python pins: install, import, run the unit tests.
 	$(DOCKER_VENV)/bin/python -c 'import torch, xformers, spconv.pytorch; print(torch.__version__, xformers.__version__, "spconv imports")'
