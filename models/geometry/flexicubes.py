@@ -59,7 +59,8 @@ class FlexiCubes:
         side = resolution + 1
         self._vertex_stride = torch.tensor([1, side, side * side], device=device)
         self._cube_stride = torch.tensor([1, resolution, resolution * resolution], device=device)
-        self._corner_offset = torch.tensor(CORNERS, device=device) @ self._vertex_stride  # [8]
+        # CUDA has no integer matrix product, hence the sums here and below.
+        self._corner_offset = (torch.tensor(CORNERS, device=device) * self._vertex_stride).sum(-1)  # [8]
         self._corner_bit = 1 << torch.arange(8, device=device)
 
     @property
@@ -203,7 +204,7 @@ class FlexiCubes:
                 cube[:, v] += dv
                 local = (-du << u) + (-dv << v)  # the edge's lower corner as that cube numbers it
                 edge = int(torch.nonzero(self._edges[4 * axis : 4 * axis + 4, 0] == local)[0]) + 4 * axis
-                corners.append(vertex_of_edge[row_of_cube[cube @ self._cube_stride], edge])
+                corners.append(vertex_of_edge[row_of_cube[(cube * self._cube_stride).sum(-1)], edge])
             quad = torch.stack(corners, 1)
             outward = low[z, y, x]  # inside at the lower end: the surface looks along +axis
             quads.append(torch.where(outward[:, None], quad, quad.flip(1)))
