@@ -60,10 +60,14 @@ class NvdiffrecConfig:
     texture: TextureConfig = field(default_factory=TextureConfig)
 
 
-def texture_resolution(width: int, height: int) -> int:
-    """Side of an atlas that holds about as much detail as six views of this size: a power of two."""
-    side = 4 * max(width, height)
-    return min(max(1 << (side - 1).bit_length(), 256), 2048)
+def texture_resolution(width: int, height: int, wanted: int | None = None) -> int:
+    """Side of the atlas: what is wanted, or enough for the detail of six views of this size.
+
+    Always rounded up to a power of two, so that mip levels halve evenly.
+    """
+    if wanted is None:
+        wanted = min(max(4 * max(width, height), 256), 2048)
+    return 1 << (wanted - 1).bit_length()
 
 
 def make_config(options: NvdiffrecOptions, width: int, height: int) -> NvdiffrecConfig:
@@ -79,6 +83,6 @@ def make_config(options: NvdiffrecOptions, width: int, height: int) -> Nvdiffrec
         texture=TextureConfig(
             iterations=options.texture_iterations,
             batch_size=options.batch_size,
-            resolution=options.texture_resolution or texture_resolution(width, height),
+            resolution=texture_resolution(width, height, options.texture_resolution),
         ),
     )

@@ -130,3 +130,4 @@ def test_defaults_of_options_and_configuration_are_the_same():
     assert texture_resolution(512, 384) == 2048
     assert texture_resolution(4000, 3000) == 2048
     assert texture_resolution(30, 40) == 256
+    assert texture_resolution(512, 512, wanted=1000) == 1024
