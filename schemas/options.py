@@ -114,7 +114,7 @@ class NvdiffrecOptions(CommonOptions):
         None,
         ge=64,
         le=2048,
-        description="Side of the texture atlas, pixels; a power of two, else rounded up; chosen from the input's size if unset.",
+        description="Side of the atlas, pixels, rounded up to a power of two; unset: by the input's size.",
     )
     use_depth: bool = Field(True, description="Use depth maps where the input has them.")
 
