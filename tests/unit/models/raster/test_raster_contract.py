@@ -30,7 +30,7 @@ def test_nvdiffrast_refuses_a_cpu():
 @pytest.mark.skipif(importlib.util.find_spec("nvdiffrast") is not None, reason="nvdiffrast is installed")
 def test_missing_nvdiffrast_says_what_to_install():
     with pytest.raises(RuntimeError, match=r"pip install .*nvdiffrast"):
-        make_backend("nvdiffrast", "cuda")
+        make_backend("nvdiffrast", "cuda:0")
 
 
 @pytest.mark.parametrize(
