@@ -146,7 +146,7 @@ def make_backend(name: BackendName = "auto", device: torch.device | str = "cpu")
 
     device = torch.device(device)
     if device.type == "cuda" and device.index is None:  # tensors always say which card they are on
-        device = torch.device("cuda", torch.cuda.current_device())
+        device = torch.device("cuda", torch.cuda.current_device())  # type: ignore[unreachable, unused-ignore]
     if name == "auto":
         name = "nvdiffrast" if device.type == "cuda" and nvdiffrast_installed() else "warp"
     if name == "nvdiffrast":
