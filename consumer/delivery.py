@@ -165,7 +165,11 @@ def dead_letter_headers(error: ErrorInfo, queue: str) -> dict[str, str]:
 
 
 def _uuid(text: str | None) -> UUID | None:
+    """A UUID in its canonical form with hyphens. Client libraries (aiormq) put 32 random hexadecimal digits
+    into a `message_id` that was left out; those name no job, and must not pass for one.
+    """
     try:
-        return None if text is None else UUID(text)
+        found = None if text is None else UUID(text)
     except ValueError:
         return None
+    return found if found is not None and str(found) == str(text).lower() else None
