@@ -15,8 +15,9 @@ import asyncio
 import json
 import logging
 import mimetypes
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -155,7 +156,8 @@ class Client:
         end = await (await self._connect()).subscribe(inbox.put_nowait)
         try:
             # Only after the subscription: what happens in between is then seen twice rather than never.
-            yield Watch(self, job_id, output, inbox, await self._final_event(job_id, output))
+            find_end = partial(self._final_event, job_id, output)
+            yield Watch(job_id, inbox, find_end, await find_end())
         finally:
             await end()
 
@@ -237,17 +239,15 @@ class Watch:
 
     def __init__(
         self,
-        client: Client,
         job_id: UUID,
-        output: str | None,
         inbox: asyncio.Queue[Event],
+        find_end: Callable[[], Awaitable[JobEvent | None]],
         finished: JobEvent | None,
     ) -> None:
         self.finished = finished
-        self._client = client
         self._job_id = job_id
-        self._output = output
         self._inbox = inbox
+        self._find_end = find_end
         self._ended = False
         self._seen: set[str] = set()
         self._seq = 0
@@ -268,7 +268,7 @@ class Watch:
         try:
             event = await asyncio.wait_for(self._inbox.get(), SILENCE_S)
         except TimeoutError:
-            return await self._client._final_event(self._job_id, self._output)
+            return await self._find_end()
         if isinstance(event, WorkerOnline | WorkerOffline) or event.data.job_id != self._job_id:
             return None
         if event.id in self._seen or (isinstance(event, JobProgress) and event.data.seq <= self._seq):

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractMessage, AbstractRobustConnection
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS, AuthenticationError, DeliveryError, PublishError
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS, DeliveryError, PublishError
 from yarl import URL
 
 from consumer.delivery import Delivery
@@ -35,6 +35,7 @@ CONNECT_TIMEOUT_S = 15.0
 RPC_TIMEOUT_S = 15.0  # of one question to the broker; a healthy one answers in milliseconds
 
 JSON_TYPE = "application/json"
+FAILED = "The broker failed: "
 
 _AMQP_ERRORS: tuple[type[BaseException], ...] = (*CONNECTION_EXCEPTIONS, TimeoutError)
 
@@ -105,10 +106,9 @@ class Broker:
             self._out = await _guarded(declare(self._out_channel, self._topology))
         except ResourceError as error:
             await self.close()
-            refused = isinstance(error.__cause__, AuthenticationError)
-            what = "refuses the user or the password" if refused else "cannot be reached"
+            reason = error.message.removeprefix(FAILED)
             raise ResourceError(
-                ErrorCode.BROKER_UNAVAILABLE, f"The broker at {self._shown_url} {what}: {error.message}"
+                ErrorCode.BROKER_UNAVAILABLE, f"The broker at {self._shown_url} cannot be used: {reason}"
             ) from error
 
     async def close(self) -> None:
@@ -184,11 +184,13 @@ class Broker:
         Raises:
             ResourceError: BROKER_UNAVAILABLE.
         """
+        # What the broker itself wrote there (`x-death`, `x-delivery-count`) speaks of the original.
+        own = {name: value for name, value in delivery.headers.items() if not name.startswith("x-")}
         message = aio_pika.Message(
             delivery.body,
             content_type=JSON_TYPE,
             message_id=delivery.message_id,
-            headers=cast("dict[str, Any]", {**delivery.headers, **(headers or {})}),
+            headers=cast("dict[str, Any]", {**own, **(headers or {})}),
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
         )
         await self._publish("", queue, message, mandatory=True)
@@ -257,7 +259,7 @@ async def _guarded(awaitable: Awaitable[T], timeout_s: float = RPC_TIMEOUT_S) ->
         text = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
         if isinstance(error, DeliveryError) and not isinstance(error, PublishError):
             text = "it did not accept the message"
-        raise ResourceError(ErrorCode.BROKER_UNAVAILABLE, f"The broker failed: {text}") from error
+        raise ResourceError(ErrorCode.BROKER_UNAVAILABLE, FAILED + text) from error
     except asyncio.CancelledError as error:
         # aiormq cancels its waiters when the connection is lost; that is not a cancel of this task.
         task = asyncio.current_task()

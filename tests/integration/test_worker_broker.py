@@ -198,6 +198,8 @@ async def test_heartbeats_survive_half_a_minute_of_computation_that_holds_the_gi
     async with setup.worker(heartbeat_s=5) as worker:
         connection = worker._broker._connection
         assert connection is not None
+        assert connection.transport is not None
+        assert connection.transport.connection.connection_tune.heartbeat == 5
         lost: list[object] = []
         connection.close_callbacks.add(lambda *reason: lost.append(reason))
         await client.submit(job)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,6 +20,8 @@ from schemas.errors import EngineDied, ErrorCode, ModelError
 from schemas.jobs import Job
 from tests.unit.consumer.miniatures import DiesLoading, FailsToLoad, LoadsForever, Miniature
 from tests.unit.consumer.worker_fakes import NO_S3, make_job
+
+ROOT = Path(__file__).resolve().parents[3]
 
 MakeSupervisor = Callable[..., Supervisor]
 
@@ -229,6 +233,42 @@ async def test_a_busy_engine_is_stopped_at_once(engine: Supervisor, tmp_path: Pa
     await engine.stop()
     assert isinstance(await running, Failed)
     assert engine.state is EngineState.STOPPED
+
+
+async def test_an_engine_does_not_outlive_a_control_plane_that_was_killed(tmp_path: Path):
+    """An orphan would keep the GPU, even one that is deep in a computation."""
+    pids = tmp_path / "pids"
+    program = f"""
+import asyncio, functools, os, pathlib, signal
+from consumer.supervisor import Supervisor
+from tests.unit.consumer.miniatures import Miniature
+from tests.unit.consumer.worker_fakes import NO_S3, make_job
+
+async def die(progress):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    engine = Supervisor(functools.partial(Miniature, NO_S3))
+    await engine.ensure_ready()
+    pathlib.Path({str(pids)!r}).write_text(str(engine.pid))
+    await engine.run(make_job(pathlib.Path("/tmp"), metadata={{"do": "ignore cancel", "seconds": 60}}), die)
+
+asyncio.run(main())
+"""
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=ROOT)
+    assert await asyncio.wait_for(parent.wait(), 60) == -signal.SIGKILL
+    orphan = int(pids.read_text())
+    async with asyncio.timeout(10):
+        while _is_running(orphan):
+            await asyncio.sleep(0.05)
+
+
+def _is_running(pid: int) -> bool:
+    """A zombie that nobody waits for does not count."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_a_kill_by_the_kernel_is_told_from_a_crash():
