@@ -111,6 +111,10 @@ def settings() -> str:
         (f"`{ENV_PREFIX}{name.upper()}`", _setting_default(name, field), _text(field))
         for name, field in Settings.model_fields.items()
     ]
+    rows += [
+        ("`RECON_LOG_FORMAT`", "`text`", "Form of log lines: `text` or `json`."),
+        ("`RECON_LOG_LEVEL`", "`INFO` for a worker", "Least level that is logged."),
+    ]
     return table(("Variable", "Default", "Meaning"), rows)
 
 
