@@ -7,10 +7,8 @@ or location); 5 a service or resource failed; 130 interrupted.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import UUID, uuid4
@@ -18,20 +16,25 @@ from uuid import UUID, uuid4
 import typer
 from rich.console import Console
 
-from consumer import arguments, display, log
-from schemas.errors import AccessError, ConflictError, ErrorCode, InvalidJob, ReconError
-from schemas.events import JobCancelled, JobCompleted, JobEvent
-from schemas.jobs import Job, ModelName
+from consumer import arguments, display, log, steps
+from consumer.flags import (
+    JsonFlag,
+    LogFormat,
+    LogLevel,
+    Model,
+    ModelFlag,
+    OptionFlag,
+    OptionsFile,
+    OutputFlag,
+)
+from schemas.errors import AccessError, ConflictError, InvalidJob, ReconError
+from schemas.jobs import ModelName
 
 if TYPE_CHECKING:
-    from consumer.client import Client, Watch
     from consumer.settings import Settings
-    from schemas.quality import QualityReport
 
 T = TypeVar("T")
 
-EXIT_FAILED = 1
-EXIT_CANCELLED = 3
 EXIT_REFUSED = 4
 EXIT_UNAVAILABLE = 5
 EXIT_INTERRUPTED = 130
@@ -45,48 +48,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-
-class Model(StrEnum):
-    """The models, as typer wants choices."""
-
-    NVDIFFREC = "nvdiffrec"
-    RECONVIAGEN = "reconviagen"
-
-
-class LogFormat(StrEnum):
-    """Forms of log lines."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-class LogLevel(StrEnum):
-    """Levels of logging."""
-
-    DEBUG = "DEBUG"
-    INFO = "INFO"
-    WARNING = "WARNING"
-    ERROR = "ERROR"
-
-
-ModelFlag = Annotated[Model, typer.Option(help="Reconstruction model.")]
-OptionFlag = Annotated[
-    list[str],
-    typer.Option("--option", metavar="KEY=VALUE", help="Option of the job, dotted: quality.holdout=1."),
-]
-OptionsFile = Annotated[
-    Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file with options.")
-]
-OutputFlag = Annotated[
-    str | None,
-    typer.Option(
-        help="Prefix below which the result's folder lies.",
-        envvar="RECON_OUTPUT_PREFIX",
-        metavar="s3://BUCKET/PREFIX",
-    ),
-]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Answer with JSON on standard output.")]
 
 
 @app.callback()
@@ -182,15 +143,15 @@ def submit(
                     time_limit_s=time_limit,
                 )
                 if folder is not None:
-                    await _check_and_upload(client, folder, job)
+                    await steps.check_and_upload(client, folder, job, _console())
                 if not watch_job:
                     await client.submit(job)
-                    _answer_submitted(job, as_json)
+                    steps.answer_submitted(job, as_json)
                     return 0
                 async with client.watch(job.job_id, output=job.output) as events:
                     await client.submit(job)
-                    _answer_submitted(job, as_json)
-                    return await _follow(events, as_json)
+                    steps.answer_submitted(job, as_json)
+                    return await steps.follow(events, as_json, _console())
 
         _exit(_run(work()))
 
@@ -210,7 +171,7 @@ def watch(
 
         async def work() -> int:
             async with Client(settings) as client, client.watch(job_id, output=output) as events:
-                return await _follow(events, as_json)
+                return await steps.follow(events, as_json, _console())
 
         _exit(_run(work()))
 
@@ -242,7 +203,9 @@ def fetch(
                 size = sum(each.size for each in manifest.files) / 1e6
                 console.print(
                     f"{len(manifest.files)} files, {size:.1f} MB, all checksums right; "
-                    f"quality {manifest.quality_status}"
+                    f"quality {manifest.quality_status}",
+                    highlight=False,
+                    soft_wrap=True,
                 )
                 typer.echo(manifest.model_dump_json() if as_json else str(out))
 
@@ -289,12 +252,15 @@ def run(
                 worker_id=settings.worker_id,
                 emit=lambda each: view.progress(each.stage, each.fraction, each.message, each.eta_s),
             )
-        _show_quality(console, result.quality)
+        if result.quality is not None:
+            display.show_quality(console, result.quality)
         record = result.record
         if record.error is not None:
-            console.print(f"failed: {display.format_error(record.error)}", markup=False, highlight=False)
+            console.print(
+                f"failed: {display.format_error(record.error)}", markup=False, highlight=False, soft_wrap=True
+            )
         typer.echo(record.model_dump_json() if as_json else str(out / str(job.job_id)))
-        _exit({"completed": 0, "cancelled": EXIT_CANCELLED}.get(record.state, EXIT_FAILED))
+        _exit({"completed": 0, "cancelled": steps.EXIT_CANCELLED}.get(record.state, steps.EXIT_FAILED))
 
 
 @app.command("settings")
@@ -319,57 +285,6 @@ def main() -> None:
 
 
 # --- Helpers
-
-
-async def _check_and_upload(client: Client, folder: Path, job: Job) -> None:
-    if not folder.is_dir():
-        raise AccessError(ErrorCode.INPUT_NOT_FOUND, f"There is no folder {str(folder)!r}.")
-    # Imports torch, as the worker does for the same checks: only where a folder is really submitted.
-    from pipeline.settings import Limits
-    from pipeline.validate import validate_folder
-
-    console = _console()
-    found = validate_folder(folder, job.options, Limits())
-    console.print(
-        f"{found.views} views of {found.width}x{found.height}, {found.depth_views} with depth, "
-        f"masks from {found.mask_source}, cameras from {found.camera_source}",
-        markup=False,
-        highlight=False,
-    )
-    with display.transfer_bar(console, "Uploading") as bar:
-        await client.upload(folder, job.input, lambda key, done, total: bar.update(done, total))
-
-
-def _answer_submitted(job: Job, as_json: bool) -> None:
-    typer.echo(job.model_dump_json() if as_json else str(job.job_id))
-    sys.stdout.flush()  # a script reads it while we go on to watch
-
-
-async def _follow(events: Watch, as_json: bool) -> int:
-    console = _console()
-    last: JobEvent | None = None
-    with display.job_view(console) as view:
-        if events.finished is not None:
-            view.say(f"The job had already finished, at {events.finished.time:%Y-%m-%d %H:%M:%S} UTC.")
-        async for last in events:
-            if as_json:
-                typer.echo(last.model_dump_json())
-            else:
-                display.show_event(view, last)
-    if isinstance(last, JobCompleted):
-        if not as_json:
-            console.print(display.format_means(last.data.quality), highlight=False)
-        return 0
-    return EXIT_CANCELLED if isinstance(last, JobCancelled) else EXIT_FAILED
-
-
-def _show_quality(console: Console, quality: QualityReport | None) -> None:
-    if quality is None:
-        return
-    console.print(display.quality_table(quality))
-    console.print(f"input: {display.format_means(quality.input_views)}", highlight=False)
-    if quality.heldout_views is not None:
-        console.print(f"held out: {display.format_means(quality.heldout_views)}", highlight=False)
 
 
 def _settings(context: typer.Context, **flags: Any) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -25,6 +26,8 @@ from schemas.events import (
 )
 from schemas.quality import MeanMetrics, QualityReport
 
+LINE_S = 1.0
+
 
 class JobView(Protocol):
     """Shows a job's progress."""
@@ -37,12 +40,18 @@ class JobView(Protocol):
 
 
 class _Lines:
-    """For logs and pipes."""
+    """For logs and pipes: at most a line a second while the stage stays the same."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._stage = ""
+        self._said = -math.inf
 
     def progress(self, stage: str, fraction: float, message: str, eta_s: float | None) -> None:
+        now = time.monotonic()
+        if stage == self._stage and now - self._said < LINE_S:
+            return
+        self._stage, self._said = stage, now
         self.say(f"{fraction:4.0%}  {stage:<11} {format_eta(eta_s):>12}  {message}".rstrip())
 
     def say(self, text: str) -> None:
@@ -144,6 +153,14 @@ def quality_table(quality: QualityReport) -> Table:
         limits = (f"{sign} {check.normal:g}", f"{sign} {check.warning:g}")
         table.add_row(check.metric, f"{check.value:.4g}", *limits, check.status)
     return table
+
+
+def show_quality(console: Console, quality: QualityReport) -> None:
+    """Show the verdict and the means."""
+    console.print(quality_table(quality))
+    console.print(f"input: {format_means(quality.input_views)}", highlight=False, soft_wrap=True)
+    if quality.heldout_views is not None:
+        console.print(f"held out: {format_means(quality.heldout_views)}", highlight=False, soft_wrap=True)
 
 
 def format_means(means: MeanMetrics) -> str:
