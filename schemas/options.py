@@ -94,8 +94,11 @@ class NvdiffrecOptions(CommonOptions):
         "auto",
         description="Rasterizer. `auto`: nvdiffrast where it is installed and a GPU is there, else Warp.",
     )
-    grid_resolution: int = Field(
-        64, ge=16, le=256, description="Cells of the signed-distance grid along one axis."
+    grid_resolution: int | None = Field(
+        None,
+        ge=16,
+        le=256,
+        description="Cells of the signed-distance grid along one axis; unset: by the input's size, 32 to 64.",
     )
     geometry_iterations: int = Field(
         150, ge=1, le=20000, description="Steps of phase 1: shape and colour field."

@@ -13,7 +13,7 @@ class ImageWeights:
 
     color: float = 1.0
     mask: float = 2.0
-    depth: float = 4.0
+    depth: float = 12.0
     depth_cutoff: float = 0.1  # depth errors beyond this are a wrong match, not a gradient
 
 
@@ -21,7 +21,7 @@ class ImageWeights:
 class GeometryConfig:
     """Phase 1: free topology."""
 
-    resolution: int = 64  # cubes along each axis
+    resolution: int = 48  # cubes along each axis
     iterations: int = 150
     batch_size: int = 6  # views a step
     sdf_rate: float = 1e-3  # Adam's learning rates; a step moves the surface by about this much
@@ -41,13 +41,13 @@ class TextureConfig:
 
     iterations: int = 100
     batch_size: int = 6
-    resolution: int = 512  # side of the atlas, texels
+    resolution: int = 256  # side of the atlas, texels
     texture_rate: float = 1e-2
     vertex_rate: float = 2e-4
     final_rate: float = 0.1
     images: ImageWeights = ImageWeights()
     smooth_weight: float = 10.0
-    texture_smooth_weight: float = 2e-3  # total variation of the atlas
+    texture_smooth_weight: float = 0.1  # total variation of the atlas
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,19 @@ class NvdiffrecConfig:
 
 
 def texture_resolution(width: int, height: int, wanted: int | None = None) -> int:
-    """Side of the atlas: what is wanted, or enough for the detail of six views of this size.
+    """Side of the atlas: what is wanted, or about as many texels as six views have pixels on the object.
 
-    Always rounded up to a power of two, so that mip levels halve evenly.
+    More texels than the views can determine only hold noise. Always rounded up to a power of two, so that mip
+    levels halve evenly.
     """
     if wanted is None:
-        wanted = min(max(4 * max(width, height), 256), 2048)
+        wanted = min(max(2 * max(width, height), 256), 2048)
     return 1 << (wanted - 1).bit_length()
+
+
+def grid_resolution(width: int, height: int) -> int:
+    """Cubes along an axis, so that a cube spans two or three pixels of such views; within bounds."""
+    return min(max(3 * max(width, height) // 8, 32), 64)
 
 
 def make_config(options: NvdiffrecOptions, width: int, height: int) -> NvdiffrecConfig:
@@ -76,7 +82,7 @@ def make_config(options: NvdiffrecOptions, width: int, height: int) -> Nvdiffrec
         seed=options.seed,
         use_depth=options.use_depth,
         geometry=GeometryConfig(
-            resolution=options.grid_resolution,
+            resolution=options.grid_resolution or grid_resolution(width, height),
             iterations=options.geometry_iterations,
             batch_size=options.batch_size,
         ),

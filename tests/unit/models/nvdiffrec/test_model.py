@@ -127,7 +127,7 @@ def test_color_field_learns_a_function_of_position():
 def test_defaults_of_options_and_configuration_are_the_same():
     config = make_config(NvdiffrecOptions(), 128, 128)
     assert config == NvdiffrecConfig()
-    assert texture_resolution(512, 384) == 2048
+    assert texture_resolution(512, 384) == 1024
     assert texture_resolution(4000, 3000) == 2048
     assert texture_resolution(30, 40) == 256
     assert texture_resolution(512, 512, wanted=1000) == 1024
