@@ -79,8 +79,7 @@ RUN useradd --uid 10001 --create-home --home-dir /var/lib/recon recon \
     && install -d -o recon -g recon /var/lib/recon/work /var/lib/recon/.cache
 # The root file system may be read-only: work folders and compiled kernels go below /var/lib/recon.
 ENV HOME=/var/lib/recon \
-    RECON_WORK_ROOT=/var/lib/recon/work \
-    OMP_WAIT_POLICY=passive
+    RECON_WORK_ROOT=/var/lib/recon/work
 COPY deploy/healthcheck.py /opt/healthcheck.py
 WORKDIR /var/lib/recon
 STOPSIGNAL SIGTERM

@@ -7,6 +7,7 @@ or location); 5 a service or resource failed; 130 interrupted.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -281,6 +282,9 @@ def show_settings(context: typer.Context) -> None:
 
 def main() -> None:
     """Entry point of the `recon` command."""
+    # Read once, when torch loads its OpenMP. Threads that spin between torch's many small operations keep the
+    # rasterizer's threads, and other processes, from the cores: on few cores that costs a factor of several.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     app()
 
 

@@ -112,7 +112,6 @@ def _environment(broker: RabbitMQ, storage: S3Server, state: Path) -> dict[str, 
         "RECON_INPUT_PREFIX": f"s3://{BUCKET}/inputs",
         "RECON_OUTPUT_PREFIX": f"s3://{BUCKET}/results",
         "RECON_WORK_ROOT": str(state / "work"),
-        "OMP_WAIT_POLICY": "passive",  # on few cores, spinning threads keep the others from running
     }
 
 

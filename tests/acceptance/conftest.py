@@ -134,7 +134,6 @@ class System:
             "RECON_OUTPUT_PREFIX": self.results,
             "RECON_WORK_ROOT": str(folder / "work"),
             "RECON_DEVICE": "cpu",
-            "OMP_WAIT_POLICY": "passive",
         }
         self.broker = BrokerThread(rabbitmq.amqp_url, f"{name}.status")
         self.worker_log = folder / "worker.log"
