@@ -10,16 +10,15 @@ from models.geometry.flexicubes import WEIGHTS_PER_CUBE, FlexiCubes, Isosurface
 from models.geometry.mesh import Mesh, unique_edges
 from models.nvdiffrec.color_field import ColorField
 from models.nvdiffrec.config import GeometryConfig
-from models.nvdiffrec.losses import compare, psnr
+from models.nvdiffrec.descent import descend
+from models.nvdiffrec.losses import compare
 from models.nvdiffrec.regularizers import laplacian_loss, sign_loss
-from models.nvdiffrec.schedule import decay, report_every
 from models.nvdiffrec.targets import Targets, batches
 from models.raster import RasterBackend
 from models.render import clip_positions
 from schemas.errors import ErrorCode, ModelError
 
 _BORDER_DISTANCE = 1e-3  # the surface must not touch the grid's border: border vertices stay outside by this
-_REPORTS = 100  # callbacks over the phase
 
 
 class SdfGrid:
@@ -39,7 +38,6 @@ class SdfGrid:
         self.sdf = sdf.clone().requires_grad_()
         self.deform = torch.zeros(flexicubes.vertex_count, 3, device=device, requires_grad=True)
         self.weights = torch.zeros(flexicubes.cube_count, WEIGHTS_PER_CUBE, device=device, requires_grad=True)
-        # Only edges near the first surface can ever be cut soon; the rest would cost time for nothing.
         self._edges = _grid_edges(flexicubes.resolution, device)
 
     @property
@@ -100,26 +98,23 @@ def optimize_geometry(
         ],
         fused=True,
     )
-    schedule = decay(optimizer, config.final_rate, config.iterations)
-    curve: list[float] = []
     source = batches(targets, config.batch_size, generator)
-    report = report_every(config.iterations, _REPORTS)
-    for step in range(config.iterations):
+
+    def step() -> tuple[Tensor, Tensor]:
         surface = _nonempty(grid.surface(training=True))
         loss, error = _render_loss(raster, surface, field, next(source), config)
         loss = loss + config.deviation_weight * surface.deviation
-        loss = loss + config.smooth_weight * _smoothness(surface)
-        loss = loss + config.sign_weight * grid.sign_loss()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % report == 0 or step == config.iterations - 1:
-            curve.append(_finite_psnr(error))
-            message = f"shape: step {step + 1} of {config.iterations}"
-            callback((step + 1) / config.iterations, message, {"psnr_db": curve[-1]})
-        else:
-            callback((step + 1) / config.iterations, "", {})
+        loss = loss + config.smooth_weight * laplacian_loss(surface.vertices, unique_edges(surface.faces))
+        return loss + config.sign_weight * grid.sign_loss(), error
+
+    curve = descend(
+        optimizer,
+        step,
+        iterations=config.iterations,
+        final_rate=config.final_rate,
+        name="shape",
+        callback=callback,
+    )
     with torch.no_grad():
         surface = _nonempty(grid.surface(training=False))
     return Mesh(surface.vertices, surface.faces), field, curve
@@ -129,17 +124,6 @@ def _nonempty(surface: Isosurface) -> Isosurface:
     if surface.faces.shape[0] == 0:
         raise ModelError(ErrorCode.MODEL_DIVERGED, "The surface vanished during the optimisation.")
     return surface
-
-
-def _finite_psnr(error: Tensor) -> float:
-    value = float(error)
-    if value != value:
-        raise ModelError(ErrorCode.MODEL_DIVERGED, "The optimisation's loss is not a number.")
-    return psnr(value)
-
-
-def _smoothness(surface: Isosurface) -> Tensor:
-    return laplacian_loss(surface.vertices, unique_edges(surface.faces))
 
 
 def _render_loss(

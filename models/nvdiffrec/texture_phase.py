@@ -8,14 +8,12 @@ from torch import Tensor
 from models.base import Callback
 from models.geometry.mesh import Mesh, unique_edges
 from models.nvdiffrec.config import TextureConfig
-from models.nvdiffrec.losses import compare, psnr
+from models.nvdiffrec.descent import descend
+from models.nvdiffrec.losses import compare
 from models.nvdiffrec.regularizers import total_variation, umbrella
-from models.nvdiffrec.schedule import decay, report_every
 from models.nvdiffrec.targets import Targets, batches
 from models.raster import RasterBackend
 from models.render import clip_positions
-
-_REPORTS = 100
 
 
 def optimize_texture(
@@ -43,6 +41,9 @@ def optimize_texture(
 
     Returns:
         Vertices [N, 3], texture [S, S, 3] in [0, 1], and the curve of the training PSNR in dB.
+
+    Raises:
+        ModelError: MODEL_DIVERGED, where the loss is not a number.
     """
     texture = texture.clone().requires_grad_()
     offset = torch.zeros_like(mesh.vertices).requires_grad_()
@@ -52,31 +53,25 @@ def optimize_texture(
         [{"params": [texture], "lr": config.texture_rate}, {"params": [offset], "lr": config.vertex_rate}],
         fused=True,
     )
-    schedule = decay(optimizer, config.final_rate, config.iterations)
-    curve: list[float] = []
     source = batches(targets, config.batch_size, generator)
-    report = report_every(config.iterations, _REPORTS)
-    for step in range(config.iterations):
-        batch = next(source)
+
+    def step() -> tuple[Tensor, Tensor]:
         vertices = mesh.vertices + offset
-        loss, error = _render_loss(raster, vertices, mesh.faces, uvs, uv_faces, texture, batch, config)
+        loss, error = _render_loss(raster, vertices, mesh.faces, uvs, uv_faces, texture, next(source), config)
         # Vertices may move, but neighbours together: the change of the umbrella vector is what costs.
         roughness = (umbrella(vertices, edges) - start).square().sum(-1).mean()
         loss = loss + config.smooth_weight * roughness
-        loss = loss + config.texture_smooth_weight * total_variation(texture)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        with torch.no_grad():
-            texture.clamp_(0, 1)
-        if step % report == 0 or step == config.iterations - 1:
-            curve.append(psnr(error))
-            message = f"texture: step {step + 1} of {config.iterations}"
-            callback((step + 1) / config.iterations, message, {"psnr_db": curve[-1]})
-        else:
-            callback((step + 1) / config.iterations, "", {})
-    return (mesh.vertices + offset).detach(), texture.detach(), curve
+        return loss + config.texture_smooth_weight * total_variation(texture), error
+
+    curve = descend(
+        optimizer,
+        step,
+        iterations=config.iterations,
+        final_rate=config.final_rate,
+        name="texture",
+        callback=callback,
+    )
+    return (mesh.vertices + offset).detach(), texture.detach().clamp(0, 1), curve
 
 
 def _render_loss(
