@@ -16,8 +16,8 @@ MIN_ELAPSED_S = 2.0
 MIN_FRACTION = 0.05
 """Before both are reached, the time left would be a guess: None is reported."""
 
-SMOOTHING_S = 10.0
-"""Time constant of the smoothed estimate, seconds."""
+SMOOTHING = 0.2
+"""Time constant of the smoothed estimate, as a share of the time passed: jobs last seconds or hours."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class _Eta:
         if self._total is None:
             self._total = extrapolated
         else:
-            weight = 1.0 - math.exp(-max(0.0, elapsed - self._last) / SMOOTHING_S)
+            weight = 1.0 - math.exp(-max(0.0, elapsed - self._last) / (SMOOTHING * elapsed))
             self._total += weight * (extrapolated - self._total)
         self._last = elapsed
         # At the very end the smoothed total lags behind what is known for certain.
