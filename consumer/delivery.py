@@ -78,7 +78,7 @@ class Ending(StrEnum):
     REFUSED = "refused"
     """Before the first attempt, and there is no place where a record may be written."""
     UNREADABLE = "unreadable"
-    """As before, and not even the job's id can be read."""
+    """As before, and the message itself does not even say which job it is."""
     REPEATED = "repeated"
     """The outcome was decided before; its event is published again."""
     VANISHED = "vanished"
@@ -126,6 +126,8 @@ class Refusal:
         digest: Of the message, so that a redelivery repeats the same event.
         job: The job, where the message was a valid one.
         output_allowed: Whether a record may be written at the job's output.
+        readable: Whether the message itself says which job it is. If not, the id is that of the AMQP
+            properties, if any, and the message is kept for people to look at.
     """
 
     job_id: UUID | None
@@ -133,6 +135,7 @@ class Refusal:
     digest: str
     job: Job | None = field(default=None, repr=False)
     output_allowed: bool = False
+    readable: bool = True
 
 
 def open_delivery(
@@ -143,7 +146,9 @@ def open_delivery(
     try:
         job = parse_job(delivery.body)
     except InvalidJob as error:
-        return Refusal(read_job_id(delivery.body) or _uuid(delivery.message_id), error.info(), digest)
+        job_id = read_job_id(delivery.body)
+        readable = job_id is not None
+        return Refusal(job_id or _uuid(delivery.message_id), error.info(), digest, readable=readable)
     try:
         check_allowed(job.output, allowed_outputs)
     except AccessError as error:

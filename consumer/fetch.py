@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pipeline.objects import check_distinct, check_key
+from pipeline.record import read_record
 from pipeline.storage import ObjectStore
 from schemas.errors import AccessError, ErrorCode, InvalidJob, ReconError, ResourceError
 from schemas.results import MANIFEST_NAME, RECORD_NAME, Artifact, Manifest
@@ -52,7 +53,7 @@ def read_manifest(store: ObjectStore) -> Manifest:
 def fetch_result(
     store: ObjectStore, folder: Path, on_progress: Callable[[FetchProgress], None] = lambda progress: None
 ) -> Manifest:
-    """Download every file of a result into `folder`, the manifest last.
+    """Download every file of a result and its record into `folder`, the manifest last.
 
     A file gets its name only once its size and checksum are right.
 
@@ -68,6 +69,9 @@ def fetch_result(
         on_progress(FetchProgress(artifact.path, done, total))
         _fetch_file(store, artifact, _target(folder, artifact.path))
         done += artifact.size
+    record = read_record(store)
+    if record is not None:  # not in the manifest, for it is written later and again
+        _target(folder, RECORD_NAME).write_text(record.model_dump_json(indent=1), encoding="utf-8")
     _target(folder, MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     on_progress(FetchProgress(MANIFEST_NAME, done, total))
     return manifest

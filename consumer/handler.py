@@ -144,7 +144,7 @@ class Handler:
 
     def _refused(self, refusal: Refusal) -> Verdict:
         LOGGER.warning("Refused: %s: %s", refusal.error.code, refusal.error.message)
-        ending = Ending.UNREADABLE if refusal.job_id is None else Ending.REFUSED
+        ending = Ending.REFUSED if refusal.readable else Ending.UNREADABLE
         event = refusal_event(refusal, self._settings.worker_id)
         return Verdict(ending, event=event, error=refusal.error)
 

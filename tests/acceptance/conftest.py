@@ -90,7 +90,7 @@ class BrokerThread:
             body,
             content_type="application/json",
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-            message_id="no-uuid",  # aio-pika would make up a UUID, which may be taken for the job's
+            message_id="no-uuid",  # left out, aio-pika makes one up, and a broken message's event carries it
         )
         await target.publish(message, routing_key=routing_key, mandatory=True)
 

@@ -90,10 +90,8 @@ def test_job_is_acknowledged(system, finished):
     assert system.wait_until_empty(system.dead)
 
 
-def test_record_and_manifest_are_true(system, finished):
-    key = f"results/{finished.job_id}/job.json"
-    body = system.storage.get_object(Bucket=system.bucket, Key=key)["Body"].read()
-    record = JobRecord.model_validate_json(body)
+def test_record_and_manifest_are_true(finished):
+    record = JobRecord.model_validate_json(finished.read("job.json"))
     assert (record.state, record.attempt, record.quality_status) == ("completed", 1, "normal")
     assert record.accepted_at <= record.started_at <= record.finished_at
 

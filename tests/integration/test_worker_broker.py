@@ -273,10 +273,11 @@ async def test_bad_messages_get_their_own_codes_and_the_worker_goes_on(
         assert event.data.error.code is code
     nameless = await eyes.terminal(None)
     assert nameless.data.error.code is ErrorCode.INVALID_MESSAGE
-    dead = await eyes.dead_letter()
-    assert dead.body == b"\xff\x00 not even text"
-    assert dead.headers["x-recon-reason"] == "INVALID_MESSAGE"
-    assert dead.headers["x-recon-queue"] == f"{setup.name}.nvdiffrec"
+    for body in (b"{ broken", b"\xff\x00 not even text"):
+        dead = await eyes.dead_letter()
+        assert dead.body == body
+        assert dead.headers["x-recon-reason"] == "INVALID_MESSAGE"
+        assert dead.headers["x-recon-queue"] == f"{setup.name}.nvdiffrec"
     assert await eyes.waiting("dead") == 0
     assert setup.computations == [str(good.job_id)]
 

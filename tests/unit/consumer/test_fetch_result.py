@@ -11,10 +11,11 @@ import pytest
 
 from consumer.fetch import FetchProgress, fetch_result
 from pipeline.objects import ObjectStore
+from pipeline.record import write_record
 from pipeline.storage import open_store
 from schemas.base import utc_now
 from schemas.errors import AccessError, ErrorCode, ResourceError
-from schemas.results import Artifact, Manifest
+from schemas.results import Artifact, JobRecord, Manifest
 from tests.unit.consumer.worker_fakes import NO_S3
 
 FILES = {"model.glb": b"glTF" * 100, "previews/0.png": b"png", "empty.txt": b""}
@@ -51,6 +52,24 @@ def test_every_file_arrives_with_the_manifest(store: ObjectStore, tmp_path: Path
     assert got == {*FILES, "manifest.json"}
     assert (tmp_path / "got/model.glb").read_bytes() == FILES["model.glb"]
     assert seen[-1].done_bytes == seen[-1].total_bytes == sum(map(len, FILES.values()))
+
+
+def test_the_record_comes_along(store: ObjectStore, tmp_path: Path):
+    record = JobRecord(
+        job_id=UUID(int=1),
+        model="nvdiffrec",
+        input="s3://a-bucket/in",
+        output="s3://a-bucket/out",
+        state="completed",
+        attempt=1,
+        worker_id="w",
+        last_seq=9,
+        created_at=utc_now(),
+        accepted_at=utc_now(),
+    )
+    write_record(store, record)
+    fetch_result(store, tmp_path / "got")
+    assert JobRecord.model_validate_json((tmp_path / "got/job.json").read_text()) == record
 
 
 def test_a_result_without_a_manifest_is_not_there(store: ObjectStore, tmp_path: Path):

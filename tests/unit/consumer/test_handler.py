@@ -280,6 +280,14 @@ async def test_a_message_without_an_id_is_announced_and_dead_lettered(world: Wor
     assert set(world.broker.copies[0][1]) == {"x-recon-reason", "x-recon-error", "x-recon-queue"}
 
 
+async def test_an_unreadable_message_is_dead_lettered_also_where_its_properties_name_a_job(world: World):
+    # Many clients make up a message id; a message must not vanish because of that.
+    job_id = UUID(int=5)
+    assert await world.handle(b"{ not json", message_id=str(job_id)) is Ending.UNREADABLE
+    assert world.journal == ["event failed", "copy recon.jobs.dead", "ack"]
+    assert world.broker.events[0].data.job_id == job_id
+
+
 async def test_a_refusal_that_is_delivered_twice_is_one_event(world: World):
     job_id = UUID(int=5)
     await world.handle(b"{", message_id=str(job_id))
