@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 WEIGHTS: dict[str, float] = {
-    "download": 3.0,
-    "validate": 3.0,
-    "reconstruct": 80.0,
-    "export": 3.0,
-    "quality": 4.0,
+    "download": 1.0,
+    "validate": 1.0,
+    "reconstruct": 90.0,
+    "export": 1.0,
+    "quality": 1.0,
     "preview": 5.0,
-    "upload": 2.0,
+    "upload": 1.0,
 }
 """Typical share of a job's time, percent. They shape the progress bar only; timings are measured."""
 
