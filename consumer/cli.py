@@ -120,10 +120,13 @@ def submit(
     time_limit: Annotated[
         float | None, typer.Option(help="Longest time one attempt may run, seconds.")
     ] = None,
+    check: Annotated[
+        bool, typer.Option(help="Check a prefix first, which takes the right to list and read it.")
+    ] = True,
     watch_job: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Submit a job and print its id. A folder is checked and uploaded first."""
+    """Check the views, upload them if they are in a folder, submit a job and print its id."""
     from consumer.client import Client
 
     with _errors():
@@ -145,6 +148,8 @@ def submit(
                 )
                 if folder is not None:
                     await steps.check_and_upload(client, folder, job, _console())
+                elif check:
+                    await steps.check_prefix(job, settings.s3(), _console())
                 if not watch_job:
                     await client.submit(job)
                     steps.answer_submitted(job, as_json)

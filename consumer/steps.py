@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from schemas.jobs import Job
 
 if TYPE_CHECKING:
     from consumer.client import Client, Watch
+    from pipeline.settings import S3Settings
 
 EXIT_FAILED = 1
 EXIT_CANCELLED = 3
@@ -30,11 +32,11 @@ async def check_and_upload(client: Client, folder: Path, job: Job, console: Cons
     """
     if not folder.is_dir():
         raise AccessError(ErrorCode.INPUT_NOT_FOUND, f"There is no folder {str(folder)!r}.")
-    # Imports torch, as the worker does for the same checks: only where a folder is really submitted.
+    # Imports torch, as the worker does for the same checks: only where an input is really checked.
     from pipeline.settings import Limits
     from pipeline.validate import validate_folder
 
-    found = validate_folder(folder, job.options, Limits())
+    found = await asyncio.to_thread(validate_folder, folder, job.options, Limits())
     console.print(
         f"{found.views} views of {found.width}x{found.height}, {found.depth_views} with depth, "
         f"masks from {found.mask_source}, cameras from {found.camera_source}",
@@ -44,6 +46,28 @@ async def check_and_upload(client: Client, folder: Path, job: Job, console: Cons
     )
     with display.transfer_bar(console, "Uploading") as bar:
         await client.upload(folder, job.input, lambda key, done, total: bar.update(done, total))
+
+
+async def check_prefix(job: Job, s3: S3Settings, console: Console) -> None:
+    """Check what the listing and transforms.json of a job's input tell, without downloading images.
+
+    Raises:
+        InvalidJob, AccessError: as the job would fail.
+        ResourceError: STORAGE_UNAVAILABLE.
+    """
+    from pipeline.ingest import plan_input
+    from pipeline.settings import Limits
+    from pipeline.storage import open_store
+
+    plan = await asyncio.to_thread(plan_input, open_store(job.input, s3), job.options, Limits())
+    depth_views = sum(view.depth is not None for view in plan.views)
+    console.print(
+        f"{len(plan.views)} views, {depth_views} with depth, {plan.total_bytes / 1e6:.1f} MB; "
+        "the images themselves are checked by the worker",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def answer_submitted(job: Job, as_json: bool) -> None:

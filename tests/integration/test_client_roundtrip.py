@@ -208,7 +208,7 @@ async def test_fetch_and_record(settings: Settings, client: Client, bucket: str,
 
 async def test_the_command_from_submit_to_fetch(settings: Settings, bucket: str, tmp_path: Path):
     async with running_worker(settings):
-        done = await recon("submit", f"s3://{bucket}/in", "--watch", "--metadata", "order=7")
+        done = await recon("submit", f"s3://{bucket}/in", "--no-check", "--watch", "--metadata", "order=7")
         assert done.exit_code == 0, done.output
         job_id = done.stdout.strip()
         for word in ("accepted by", "started nvdiffrec", "completed in", "PSNR"):
@@ -225,9 +225,8 @@ async def test_the_command_from_submit_to_fetch(settings: Settings, bucket: str,
 
 async def test_the_exit_code_tells_of_a_failed_job(settings: Settings, bucket: str):
     async with running_worker(settings):
-        done = await recon(
-            "submit", f"s3://{bucket}/in", "--watch", "--json", "--metadata", "do=diverge", "--batch-id", "b"
-        )
+        flags = ("--no-check", "--watch", "--json", "--metadata", "do=diverge", "--batch-id", "b")
+        done = await recon("submit", f"s3://{bucket}/in", *flags)
     assert done.exit_code == 1
     job, *events = (json.loads(line) for line in done.stdout.splitlines())
     assert job["batch_id"] == "b"
@@ -245,3 +244,15 @@ async def test_a_bad_folder_is_refused_before_anything_is_uploaded(
     assert done.exit_code == 4
     assert "error: " in done.stderr
     assert list(open_store(f"s3://{bucket}", settings.s3()).list()) == []
+
+
+async def test_a_prefix_is_checked_before_the_job_is_published(settings: Settings, bucket: str):
+    empty = await recon("submit", f"s3://{bucket}/nothing-here")
+    assert empty.exit_code == 4
+    assert "INPUT_NOT_FOUND" in empty.stderr
+    client = Client(settings)
+    sample = Path(__file__).resolve().parents[2] / "examples/spot-small/views"
+    await client.upload(sample, f"s3://{bucket}/inputs/spot")
+    good = await recon("submit", f"s3://{bucket}/inputs/spot")
+    assert good.exit_code == 0, good.output
+    assert "6 views, 6 with depth" in good.stderr

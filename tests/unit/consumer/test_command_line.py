@@ -77,7 +77,8 @@ def test_settings_are_listed_without_secrets(runner: CliRunner, monkeypatch: pyt
     ("command", "code", "word"),
     [
         (["watch", JOB_ID], 5, "BROKER_UNAVAILABLE"),
-        (["submit", "s3://recon/x"], 5, "BROKER_UNAVAILABLE"),
+        (["submit", "s3://recon/x"], 5, "STORAGE_UNAVAILABLE"),
+        (["submit", "s3://recon/x", "--no-check"], 5, "BROKER_UNAVAILABLE"),
         (["fetch", JOB_ID, "--out", "unused"], 5, "STORAGE_UNAVAILABLE"),
         (["submit", "s3://recon/x", "--option", "seed=-1"], 4, "INVALID_OPTIONS"),
         (["submit", "s3://recon/x", "--option", "colour=red"], 4, "INVALID_OPTIONS"),
