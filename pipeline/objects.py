@@ -65,9 +65,6 @@ class ObjectStore(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; none there is fine."""
 
-    def exists(self, key: str) -> bool:
-        """Whether there is an object of this key."""
-
 
 def check_key(key: str) -> str:
     """A key from outside, if it is a plain relative path with forward slashes.

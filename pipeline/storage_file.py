@@ -71,10 +71,6 @@ class FolderStore:
         """Remove an object; none there is fine."""
         self._path(key).unlink(missing_ok=True)
 
-    def exists(self, key: str) -> bool:
-        """Whether there is a file of this key."""
-        return self._path(key).is_file()
-
     def _path(self, key: str) -> Path:
         return self._inside(self._root / check_key(key))
 

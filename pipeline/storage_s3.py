@@ -120,16 +120,6 @@ class S3Store:
             if error.code is not ErrorCode.INPUT_NOT_FOUND:
                 raise
 
-    def exists(self, key: str) -> bool:
-        """Whether there is an object of this key."""
-        try:
-            self._size(key)
-        except AccessError as error:
-            if error.code is not ErrorCode.INPUT_NOT_FOUND:
-                raise
-            return False
-        return True
-
     def _key(self, key: str) -> str:
         return self._prefix + check_key(key)
 

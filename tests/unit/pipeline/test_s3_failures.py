@@ -130,17 +130,12 @@ def test_a_listing_goes_on_over_pages(scripted):
     assert len(client.calls) == 2
 
 
-def test_existence_tells_missing_from_forbidden(scripted):
-    store, _ = scripted({"ContentLength": 1}, client_error("404", 404), client_error("403", 403))
-    assert store.exists("a")
-    assert not store.exists("a")
-    with pytest.raises(AccessError):
-        store.exists("a")
-
-
-def test_deleting_what_is_not_there_is_fine(scripted):
-    store, _ = scripted(client_error("NoSuchKey", 404))
+def test_deleting_what_is_not_there_is_fine_and_what_is_forbidden_is_not(scripted):
+    store, _ = scripted(client_error("NoSuchKey", 404), client_error("403", 403))
     store.delete("a")
+    with pytest.raises(AccessError) as caught:
+        store.delete("a")
+    assert caught.value.code is ErrorCode.LOCATION_NOT_ALLOWED
 
 
 def test_settings_that_make_no_client_are_a_storage_failure_and_show_no_secret():
