@@ -13,6 +13,12 @@ from schemas.locations import Location
 
 MAX_KEY_LENGTH = 512
 
+MAX_SEGMENT_LENGTH = 255
+"""Bytes of one name between slashes: what the file systems of Linux, macOS and Windows take."""
+
+TEMPORARY_PREFIX = ".recon-part-"
+"""How the names of files that are still being written start; no key may hold such a name."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -85,6 +91,10 @@ def _broken_rule(key: str) -> str | None:
     rules: tuple[tuple[bool, str], ...] = (
         (key == "", "a path must not be empty"),
         (len(key.encode("utf-8", "replace")) > MAX_KEY_LENGTH, f"a path has at most {MAX_KEY_LENGTH} bytes"),
+        (
+            any(len(part.encode("utf-8", "replace")) > MAX_SEGMENT_LENGTH for part in key.split("/")),
+            f"a name in a path has at most {MAX_SEGMENT_LENGTH} bytes",
+        ),
         (_CONTROL.search(key) is not None, "a path must not hold control characters"),
         (any("\ud800" <= c <= "\udfff" for c in key), "a path must be valid Unicode"),
         ("\\" in key, "a path uses forward slashes"),
@@ -92,6 +102,10 @@ def _broken_rule(key: str) -> str | None:
         (_SCHEME.match(key) is not None, "a path must not name a drive or a scheme"),
         (any(part == ".." for part in key.split("/")), "a path must not leave the input prefix by '..'"),
         (any(part in ("", ".") for part in key.split("/")), "a path must not hold empty or '.' segments"),
+        (
+            any(part.casefold().startswith(TEMPORARY_PREFIX) for part in key.split("/")),
+            f"names that start with '{TEMPORARY_PREFIX}' belong to files that are still being written",
+        ),
     )
     return next((rule for broken, rule in rules if broken), None)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.objects import ObjectInfo, OnBytes, check_key
+from pipeline.objects import TEMPORARY_PREFIX, ObjectInfo, OnBytes, check_key
 from pipeline.transfer import CHUNK_BYTES, DISK_FULL_ERRNOS, WholeFile, copy_bounded, not_found, too_large
 from schemas.errors import AccessError, ErrorCode, ResourceError
 from schemas.locations import Location
@@ -31,14 +31,14 @@ class FolderStore:
         return self._location
 
     def list(self) -> Iterator[ObjectInfo]:
-        """Every regular file below the root, in sorted order of folders."""
+        """Every regular file below the root, in sorted order of folders; none that is still being written."""
         if not self._root.is_dir():
             raise not_found(str(self._location), "the folder must exist")
         for folder, names, files in os.walk(self._root):
             names.sort()
             for name in names:
                 self._inside(Path(folder) / name)
-            for name in sorted(files):
+            for name in sorted(name for name in files if not name.startswith(TEMPORARY_PREFIX)):
                 path = self._inside(Path(folder) / name)
                 if path.is_file():
                     key = (Path(folder) / name).relative_to(self._root).as_posix()

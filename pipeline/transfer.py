@@ -6,8 +6,9 @@ import errno
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
-from pipeline.objects import OnBytes
+from pipeline.objects import TEMPORARY_PREFIX, OnBytes
 from schemas.errors import AccessError, ErrorCode, InvalidJob
 
 CHUNK_BYTES = 1024 * 1024
@@ -15,15 +16,18 @@ DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class WholeFile:
-    """Context manager: a file that takes its name only once it is completely written."""
+    """Context manager: a file that takes its name only once it is completely written.
+
+    Until then it lies beside it under a short name of its own, which no key can take.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._partial = path.with_name(path.name + ".part")
+        self._partial = path.with_name(f"{TEMPORARY_PREFIX}{uuid4().hex}")
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> BinaryIO:
-        self._file = self._partial.open("wb")
+        self._file = self._partial.open("xb")
         return self._file
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

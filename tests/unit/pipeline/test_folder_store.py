@@ -5,6 +5,7 @@ import pytest
 from pipeline.objects import ObjectInfo
 from pipeline.settings import S3Settings
 from pipeline.storage import ObjectStore, open_store
+from pipeline.transfer import WholeFile
 from schemas.errors import AccessError, ErrorCode, InvalidJob, JobCancelled, ResourceError
 
 
@@ -26,6 +27,35 @@ def test_what_is_stored_is_listed_and_read_back(store, tmp_path):
     )
     assert sum(chunks) == 3_000_000
     assert (tmp_path / "copy").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+@pytest.mark.parametrize("length", [252, 255])
+def test_names_as_long_as_a_file_system_takes_come_and_go(store, tmp_path, length):
+    key = "images/" + "n" * length
+    store.put_bytes(key, b"12", "text/plain")
+    assert list(store.list()) == [ObjectInfo(key, 2)]
+    assert store.download(key, tmp_path / ("n" * length), max_bytes=2) == 2
+    assert (tmp_path / ("n" * length)).read_bytes() == b"12"
+
+
+def test_two_files_in_writing_never_share_a_temporary_name(tmp_path):
+    with WholeFile(tmp_path / "000.png") as first:
+        with WholeFile(tmp_path / "000.png.part") as second, WholeFile(tmp_path / "000.png") as third:
+            first.write(b"first")
+            second.write(b"second")
+            third.write(b"third")
+        assert (tmp_path / "000.png").read_bytes() == b"third"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "000.png": b"first",
+        "000.png.part": b"second",
+    }
+
+
+def test_what_is_still_being_written_is_not_listed(store, tmp_path):
+    with WholeFile(tmp_path / "root" / "a") as target:
+        target.write(b"1")
+        assert list(store.list()) == []
+    assert list(store.list()) == [ObjectInfo("a", 1)]
 
 
 def test_delete_is_idempotent(store):

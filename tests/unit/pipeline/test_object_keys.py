@@ -30,6 +30,11 @@ REFUSED = [
     "images/\ud800.png",
     "images/",
     "a" * 600,
+    "images/" + "a" * 256,
+    "a" * 256 + "/000.png",
+    "ü" * 128,
+    "images/.recon-part-0",
+    "images/.Recon-Part-0/000.png",
 ]
 
 
@@ -44,7 +49,18 @@ def test_a_path_that_could_leave_the_prefix_is_refused(key):
 
 
 @pytest.mark.parametrize(
-    "key", ["images/000.png", "a", "images/ein Bild (1).jpg", "bilder/ü.png", "...", "a..b/c"]
+    "key",
+    [
+        "images/000.png",
+        "a",
+        "images/ein Bild (1).jpg",
+        "bilder/ü.png",
+        "...",
+        "a..b/c",
+        "a" * 255 + "/" + "b" * 255,
+        "images/.DS_Store",
+        "images/000.png.part",
+    ],
 )
 def test_plain_paths_pass(key):
     assert check_key(key) == key
