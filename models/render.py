@@ -41,7 +41,7 @@ def clip_planes(vertices: Tensor, cameras: Cameras) -> tuple[float, float]:
     _, depth = cameras.project(vertices.detach())
     far = float(depth.max())
     near = float(depth.min())
-    return max(near * 0.9, far * 1e-3, 1e-6), max(far * 1.1, 1e-5)
+    return max(near * 0.9, far * 1e-3, 1e-30), max(far * 1.1, 1e-29)
 
 
 def clip_positions(vertices: Tensor, matrices: Tensor) -> Tensor:

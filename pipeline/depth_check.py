@@ -23,6 +23,9 @@ MAX_OTHERS = 24
 MIN_JUDGED = 0.1
 """A view that cuts the object off says nothing unless it sees at least this share of the points."""
 
+MAX_SIDE = 512
+"""Masks are compared at no more than this, pixels: dilating takes time by pixels times side."""
+
 MARGIN = 0.03
 """Silhouettes are widened by this share of the image, for noise in depth and cameras."""
 
@@ -58,7 +61,10 @@ def check_depths(views: Views) -> None:
 
 
 def _widened(masks: Tensor) -> Tensor:
-    """Masks [V, H, W] as booleans, dilated."""
+    """Masks [V, H, W] as booleans, dilated; large ones at a reduced size, which is precise enough."""
+    factor = -(-max(masks.shape[1:]) // MAX_SIDE)
+    if factor > 1:
+        masks = F.max_pool2d(masks[:, None], factor, ceil_mode=True)[:, 0]
     reach = max(1, round(MARGIN * max(masks.shape[1:])))
     rows = F.max_pool2d(masks[:, None], (2 * reach + 1, 1), stride=1, padding=(reach, 0))
     return F.max_pool2d(rows, (1, 2 * reach + 1), stride=1, padding=(0, reach))[:, 0] > FOREGROUND
@@ -78,7 +84,8 @@ def _agreement(views: Views, wide: Tensor, index: int, points: Tensor) -> float:
     others = [i for i in range(len(views)) if i != index]
     others = others[:: max(1, -(-len(others) // MAX_OTHERS))]
     pixels, depth = views.cameras[others].project(points)  # [O, N, 2], [O, N]
-    height, width = wide.shape[1:]
+    cameras, (height, width) = views.cameras, wide.shape[1:]
+    pixels = pixels / -(-max(cameras.width, cameras.height) // MAX_SIDE)  # to the size of `wide`
     # Clamped before the cast: a point beside a camera projects beyond the range of integers.
     x = pixels[..., 0].clamp(-1, width).floor().long()
     y = pixels[..., 1].clamp(-1, height).floor().long()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.base import Received
 
@@ -61,6 +61,19 @@ class QualityOptions(Received):
         "object's bounding radius.",
     )
     depth_error_warning: float = Field(0.05, ge=0, description="The same, up to which a result is `warning`.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        pairs = {
+            "psnr": (self.psnr_normal_db, self.psnr_warning_db),
+            "ssim": (self.ssim_normal, self.ssim_warning),
+            "mask_iou": (self.mask_iou_normal, self.mask_iou_warning),
+            "depth_error": (-self.depth_error_normal, -self.depth_error_warning),
+        }
+        for name, (normal, warning) in pairs.items():
+            if normal < warning:
+                raise ValueError(f"the {name} threshold of `normal` must be as strict as that of `warning`")
+        return self
 
 
 class OutputOptions(Received):

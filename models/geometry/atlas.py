@@ -13,7 +13,9 @@ from torch import Tensor
 from models.geometry.mesh import Mesh
 from models.raster import RasterBackend
 
-_PADDING = 2  # texels between charts, so that bilinear lookups and two mip levels stay inside their chart
+# Texels between charts, so that bilinear lookups and the first mip level stay inside their chart. xatlas
+# takes the resolution for a wish and packs up to half as large again, which shrinks the gaps accordingly.
+_PADDING = 3
 
 
 def unwrap(mesh: Mesh, resolution: int) -> tuple[Tensor, Tensor]:

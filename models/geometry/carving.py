@@ -17,6 +17,7 @@ from torch import Tensor
 from models.base import Views
 from schemas.errors import ErrorCode, ModelError
 
+_CHUNK = 1 << 21  # points times views that are looked at together
 _COARSE_CELLS = 48  # resolution of the grid that looks for the object's bounds
 _BOUNDS_MARGIN = 0.06  # free space round the object, as a share of its size
 
@@ -62,6 +63,11 @@ class Carver:
 
         A point of which no view says anything is outside.
         """
+        # Every view holds several numbers a point: in one piece, many views of a fine grid fill the memory.
+        chunk = max(1, _CHUNK // len(self._cameras))
+        return torch.cat([self._distance(part) for part in points.split(chunk)])
+
+    def _distance(self, points: Tensor) -> Tensor:
         cameras = self._cameras
         pixel, depth = cameras.project(points)  # [V, N, 2], [V, N]
         size = torch.tensor([cameras.width, cameras.height], device=points.device, dtype=points.dtype)

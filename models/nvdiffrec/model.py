@@ -20,6 +20,7 @@ from models.nvdiffrec.geometry_phase import optimize_geometry
 from models.nvdiffrec.targets import make_targets
 from models.nvdiffrec.texture_phase import optimize_texture
 from models.raster import RasterBackend, make_backend
+from schemas.errors import ErrorCode, InvalidJob
 from schemas.options import NvdiffrecOptions, Options
 
 LOGGER = logging.getLogger(__name__)
@@ -50,14 +51,26 @@ class Nvdiffrec:
 
         Raises:
             TypeError: options of another model.
+            InvalidJob: INVALID_OPTIONS: this worker does not have the rasterizer.
         """
         if not isinstance(options, NvdiffrecOptions):
             raise TypeError(f"nvdiffrec needs NvdiffrecOptions, got {type(options).__name__}")
-        views = _resized(views, options.train_resolution).to(self._device)
+        raster = _rasterizer(options, self._device)
+        views = resized(views, options.train_resolution).to(self._device)
         config = make_config(options, views.cameras.width, views.cameras.height)
-        raster = make_backend(options.raster, self._device)
         with _deterministic(self._device):
             return _reconstruct(raster, views, config, callback)
+
+
+def _rasterizer(options: NvdiffrecOptions, device: torch.device) -> RasterBackend:
+    try:
+        return make_backend(options.raster, device)
+    except (ValueError, RuntimeError) as error:
+        raise InvalidJob(
+            ErrorCode.INVALID_OPTIONS,
+            f"options.raster {options.raster!r} cannot be used on this worker: {error}",
+            fields=["options.raster"],
+        ) from error
 
 
 def _reconstruct(
@@ -111,7 +124,7 @@ def _part(callback: Callback, start: float, end: float) -> Callback:
     return report
 
 
-def _resized(views: Views, longer_side: int | None) -> Views:
+def resized(views: Views, longer_side: int | None) -> Views:
     """The views at another size; never enlarged."""
     cameras = views.cameras
     longer_side = longer_side or _LONGEST_SIDE

@@ -99,12 +99,14 @@ def _trusted(depth: Tensor, alpha: Tensor) -> Tensor:
 
 
 def batches(targets: Targets, size: int, generator: torch.Generator) -> Iterator[Targets]:
-    """Endless batches of at most `size` views; each view comes once before any comes again."""
+    """Endless batches of at most `size` views, in rounds: each view comes once before a new round begins."""
     count = len(targets)
     if size >= count:
         while True:
             yield targets
+    order: list[int] = []
     while True:
-        order = torch.randperm(count, generator=generator)
-        for start in range(0, count - size + 1, size):
-            yield targets[order[start : start + size].to(targets.color.device)]
+        while len(order) < size:
+            order += torch.randperm(count, generator=generator).tolist()
+        yield targets[torch.tensor(order[:size], device=targets.color.device)]
+        order = order[size:]

@@ -100,3 +100,11 @@ def test_silhouette_distance_agrees_with_a_search_over_pixels():
             other = np.argwhere(inside != inside[y, x])
             nearest = np.hypot(*(other - [y, x]).T).min() - 0.5
             assert field[y, x] == pytest.approx(-nearest if inside[y, x] else nearest)
+
+
+def test_points_are_judged_alike_in_one_piece_and_in_many(monkeypatch):
+    views = sphere_views()
+    points = CENTER + torch.randn(500, 3, generator=torch.Generator().manual_seed(2))
+    whole = Carver(views)(points)
+    monkeypatch.setattr("models.geometry.carving._CHUNK", 60)
+    torch.testing.assert_close(Carver(views)(points), whole)

@@ -5,9 +5,9 @@ import torch
 
 from models.nvdiffrec.color_field import ColorField
 from models.nvdiffrec.config import NvdiffrecConfig, make_config, texture_resolution
-from models.nvdiffrec.model import Nvdiffrec
+from models.nvdiffrec.model import Nvdiffrec, resized
 from models.nvdiffrec.targets import batches, make_targets
-from schemas.errors import JobCancelled
+from schemas.errors import InvalidJob, JobCancelled
 from schemas.options import NvdiffrecOptions, ReconviagenOptions
 from tests.unit.models.geometry.test_carving import CENTER, RADIUS, sphere_views
 
@@ -74,10 +74,25 @@ def test_progress_never_falls_and_ends_at_one():
 
 
 def test_views_are_compared_at_the_resolution_asked_for():
-    options = SMALL.model_copy(update={"train_resolution": 32})
-    made = Nvdiffrec("cpu").reconstruct(sphere_views(), options, quiet)
-    radius = (made.mesh.vertices - CENTER).norm(dim=1)
-    assert (radius - RADIUS).abs().mean() < 0.03
+    views = sphere_views()
+    views.images[:] = torch.where(views.masks[..., None] > 0, 0.5, 0.9)  # a background that must not bleed in
+    small = resized(views, 32)
+    assert small.images.shape == (6, 32, 32, 3)
+    assert (small.cameras.width, small.cameras.height) == (32, 32)
+    inside = small.masks > 0
+    torch.testing.assert_close(small.images[inside], torch.full_like(small.images[inside], 0.5))
+    points = CENTER + 0.3 * torch.eye(3)
+    torch.testing.assert_close(small.cameras.project(points)[0], views.cameras.project(points)[0] / 2)
+    assert set(small.depths.unique().tolist()) <= set(views.depths.unique().tolist())
+    assert resized(views, 200) is views
+    assert resized(views, None) is views
+
+
+def test_a_rasterizer_that_is_not_there_is_refused_for_good():
+    options = SMALL.model_copy(update={"raster": "nvdiffrast"})
+    with pytest.raises(InvalidJob, match=r"options\.raster") as error:
+        Nvdiffrec("cpu").reconstruct(sphere_views(), options, quiet)
+    assert (error.value.code, error.value.retryable) == ("INVALID_OPTIONS", False)
 
 
 def test_options_of_another_model_are_a_mistake_of_the_caller():
@@ -85,7 +100,7 @@ def test_options_of_another_model_are_a_mistake_of_the_caller():
         Nvdiffrec("cpu").reconstruct(sphere_views(), ReconviagenOptions(), quiet)
 
 
-def test_torch_is_left_as_it_was():
+def test_torch_is_left_as_it_was(sphere):
     assert not torch.are_deterministic_algorithms_enabled()
 
 
@@ -104,11 +119,14 @@ def test_small_triangles_get_more_samples_than_large_ones():
     assert make_targets(views, CENTER, 1.0, cell=0.2, use_depth=False).samples == 1
 
 
-def test_batches_show_every_view_once_before_any_comes_again():
+@pytest.mark.parametrize("size", [2, 4, 5])
+def test_batches_show_every_view_once_before_a_new_round_begins(size):
+    # A size that does not divide the number of views once left the rest of each round out.
     targets = make_targets(sphere_views(), CENTER, 1.0, cell=0.1, use_depth=False)
-    source = batches(targets, 2, torch.Generator().manual_seed(0))
-    round_of_views = torch.cat([next(source).clip_from_world for _ in range(3)])
-    assert torch.unique(round_of_views, dim=0).shape[0] == 6
+    source = batches(targets, size, torch.Generator().manual_seed(0))
+    shown = torch.cat([next(source).clip_from_world for _ in range(6)])
+    for start in range(0, 6 * size, 6):
+        assert torch.unique(shown[start : start + 6], dim=0).shape[0] == 6
 
 
 def test_color_field_learns_a_function_of_position():
