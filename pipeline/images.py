@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pipeline.settings import Limits
 from schemas.errors import ErrorCode, InvalidJob
 
 Format = Literal["PNG", "JPEG", "WEBP"]
@@ -64,22 +65,22 @@ def sniff(start: bytes) -> Format | None:
     return None
 
 
-def read_header(path: Path, name: str, max_pixels: int) -> Header:
+def read_header(path: Path, name: str, limits: Limits) -> Header:
     """Look at an image without decoding it.
 
     Args:
         path: The file.
         name: How to call it in errors.
-        max_pixels: Bound on width times height.
+        limits: Bounds on width, height and their product.
 
     Raises:
         InvalidJob: UNSUPPORTED_IMAGE_FORMAT, INVALID_IMAGE or IMAGE_TOO_LARGE.
     """
-    with _opened(path, name, max_pixels) as image:
+    with _opened(path, name, limits) as image:
         return Header(_format(path, name), image.width, image.height, image.mode)
 
 
-def read_color(path: Path, name: str, max_pixels: int) -> tuple[Floats, Floats | None]:
+def read_color(path: Path, name: str, limits: Limits) -> tuple[Floats, Floats | None]:
     """Decode a view; its EXIF orientation is applied.
 
     16-bit colour is read to 8 bits, 16-bit grey to its full depth.
@@ -90,7 +91,7 @@ def read_color(path: Path, name: str, max_pixels: int) -> tuple[Floats, Floats |
     Raises:
         InvalidJob: as `read_header`.
     """
-    with _opened(path, name, max_pixels) as image:
+    with _opened(path, name, limits) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode in _MODES_16:
             grey = np.asarray(upright, np.float32) / 65535.0
@@ -100,31 +101,31 @@ def read_color(path: Path, name: str, max_pixels: int) -> tuple[Floats, Floats |
     return pixels[..., :3], pixels[..., 3] if has_alpha else None
 
 
-def read_mask(path: Path, name: str, max_pixels: int) -> Floats:
+def read_mask(path: Path, name: str, limits: Limits) -> Floats:
     """Decode a mask, [H, W] in [0, 1].
 
     Raises:
         InvalidJob: as `read_header`.
     """
-    with _opened(path, name, max_pixels) as image:
+    with _opened(path, name, limits) as image:
         if image.mode in _MODES_16:
             return np.asarray(image, np.float32) / 65535.0
         return np.asarray(image.convert("L"), np.float32) / 255.0
 
 
-def read_depth(path: Path, name: str, max_pixels: int, scale: float) -> Floats:
+def read_depth(path: Path, name: str, limits: Limits, scale: float) -> Floats:
     """Decode a depth map, [H, W] z-depth in world units, 0 where nothing was measured.
 
     Args:
         path: The file.
         name: How to call it in errors.
-        max_pixels: Bound on width times height.
+        limits: Bounds on width, height and their product.
         scale: World units per count.
 
     Raises:
         InvalidJob: as `read_header`; INVALID_DEPTH where it is not a 16-bit PNG of one channel, or is empty.
     """
-    with _opened(path, name, max_pixels) as image:
+    with _opened(path, name, limits) as image:
         if _format(path, name) != "PNG" or image.mode not in _MODES_16:
             raise _bad_depth(name, "a depth map is a 16-bit PNG with one channel", f"mode is {image.mode}")
         counts = np.asarray(image, np.float32)
@@ -154,17 +155,16 @@ def _format(path: Path, name: str) -> Format:
 
 
 @contextmanager
-def _opened(path: Path, name: str, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(path: Path, name: str, limits: Limits) -> Iterator[Image.Image]:
     """An image whose header is within bounds; everything its decoder raises becomes a refusal."""
     form = _format(path, name)
     try:
         with Image.open(path, formats=(form,)) as image:
-            if image.width * image.height > max_pixels:
-                raise _too_large(name, f"{image.width}x{image.height}", max_pixels)
+            _check_size(name, image.width, image.height, limits)
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow's own bound is global state that is not ours to set; it lies above our default.
-        raise _too_large(name, "its header's", max_pixels) from error
+        raise _too_many_pixels(name, "its header's", limits) from error
     except UnidentifiedImageError as error:
         raise _damaged(name) from error
     except _DECODER_ERRORS as error:
@@ -173,14 +173,26 @@ def _opened(path: Path, name: str, max_pixels: int) -> Iterator[Image.Image]:
         raise _damaged(name) from error
 
 
-def _too_large(name: str, size: str, max_pixels: int) -> InvalidJob:
-    rule = f"an image may have at most {max_pixels} pixels"
+def _check_size(name: str, width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.max_image_pixels:
+        raise _too_many_pixels(name, f"{width}x{height}", limits)
+    if max(width, height) > limits.max_image_side:
+        rule = f"a side of an image may have at most {limits.max_image_side} pixels"
+        raise _too_large(name, f"{width}x{height}", rule, limits.max_image_side)
+
+
+def _too_many_pixels(name: str, size: str, limits: Limits) -> InvalidJob:
+    rule = f"an image may have at most {limits.max_image_pixels} pixels"
+    return _too_large(name, size, rule, limits.max_image_pixels)
+
+
+def _too_large(name: str, size: str, rule: str, limit: int) -> InvalidJob:
     return InvalidJob(
         ErrorCode.IMAGE_TOO_LARGE,
         f"{name!r} is refused for {size} pixels: {rule}.",
         file=name,
         rule=rule,
-        limit=max_pixels,
+        limit=limit,
     )
 
 

@@ -38,6 +38,8 @@ class Limits:
     """Bytes of all files that are downloaded."""
     max_image_pixels: int = 64_000_000
     """Pixels of one image, judged by its header."""
+    max_image_side: int = 16_384
+    """Pixels of an image's longer side, judged by its header."""
     max_total_pixels: int = 200_000_000
     """Pixels of all views together; each costs 20 bytes once decoded (colour, mask, depth as float32)."""
     max_json_bytes: int = 16 * _MIB

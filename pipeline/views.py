@@ -91,7 +91,7 @@ class _Decoded:
     def __init__(self, folder: Path, plan: InputPlan, limits: Limits) -> None:
         self._folder = folder
         self._scale = plan.depth_scale
-        self._pixels = limits.max_image_pixels
+        self._limits = limits
         self._views = len(plan.views)
         self.images: Floats = np.empty((0, 0, 0, 3), np.float32)  # [V, H, W, 3] once the size is known
         self.alphas: list[Floats | None] = []
@@ -99,7 +99,7 @@ class _Decoded:
         self.depths: list[Floats | None] = []
 
     def read(self, index: int, view: ViewFiles) -> None:
-        color, alpha = read_color(self._folder / view.image, view.image, self._pixels)
+        color, alpha = read_color(self._folder / view.image, view.image, self._limits)
         if index == 0:
             self.images = np.empty((self._views, *color.shape), np.float32)
         self.images[index] = self._fitting(color, view.image)
@@ -108,10 +108,10 @@ class _Decoded:
         self.depths.append(None if view.depth is None else self._depth(view.depth))
 
     def _mask(self, key: str) -> Floats:
-        return self._fitting(read_mask(self._folder / key, key, self._pixels), key)
+        return self._fitting(read_mask(self._folder / key, key, self._limits), key)
 
     def _depth(self, key: str) -> Floats:
-        return self._fitting(read_depth(self._folder / key, key, self._pixels, self._scale), key)
+        return self._fitting(read_depth(self._folder / key, key, self._limits, self._scale), key)
 
     def _fitting(self, array: Floats, key: str) -> Floats:
         height, width = self.images.shape[1:3]
@@ -131,7 +131,7 @@ def _check_headers(folder: Path, plan: InputPlan, limits: Limits) -> None:
     for view in plan.views:
         for key in (view.image, view.depth, view.mask):
             if key is not None:
-                header = read_header(folder / key, key, limits.max_image_pixels)
+                header = read_header(folder / key, key, limits)
                 total += header.width * header.height if key == view.image else 0
         if total > limits.max_total_pixels:
             rule = f"the views of an input may have at most {limits.max_total_pixels} pixels together"

@@ -8,9 +8,10 @@ from input_folders import png_bytes
 from PIL import Image
 
 from pipeline.images import read_color, read_depth, read_header, read_mask, sniff
+from pipeline.settings import Limits
 from schemas.errors import ErrorCode, InvalidJob
 
-MANY = 10_000_000
+MANY = Limits(max_image_pixels=10_000_000)
 
 
 def refused(function, *arguments) -> InvalidJob:
@@ -130,21 +131,36 @@ def test_random_damage_is_refused_or_survived_but_never_crashes(tmp_path):
             damaged[random.integers(12, len(data), 4)] = random.integers(0, 256, 4)
             (tmp_path / "x").write_bytes(damaged.tobytes())
             with contextlib.suppress(InvalidJob):
-                read_color(tmp_path / "x", "x", 4096)
+                read_color(tmp_path / "x", "x", Limits(max_image_pixels=4096))
 
 
 @pytest.mark.parametrize("side", [9000, 20_000])
 def test_a_huge_header_is_refused_before_anything_is_decoded(tmp_path, side):
     (tmp_path / "x").write_bytes(png_bytes(side, side, bits=8, color_type=2, rows=b""))
-    error = refused(read_header, tmp_path / "x", "name.png", 64_000_000)
+    error = refused(read_header, tmp_path / "x", "name.png", Limits())
     assert error.code is ErrorCode.IMAGE_TOO_LARGE
     assert error.details["limit"] == 64_000_000
 
 
 def test_an_image_at_the_bound_passes(tmp_path):
     (tmp_path / "x").write_bytes(encoded(gradient("RGB"), "PNG"))
-    assert read_header(tmp_path / "x", "x", 48).width == 8
-    assert refused(read_header, tmp_path / "x", "name.png", 47).code is ErrorCode.IMAGE_TOO_LARGE
+    assert read_header(tmp_path / "x", "x", Limits(max_image_pixels=48)).width == 8
+    error = refused(read_header, tmp_path / "x", "name.png", Limits(max_image_pixels=47))
+    assert error.code is ErrorCode.IMAGE_TOO_LARGE
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 50_000), (50_000, 1), (1, 16_385)])
+def test_an_image_with_an_endless_side_is_refused_by_its_header(tmp_path, width, height):
+    (tmp_path / "x").write_bytes(png_bytes(width, height, bits=8, color_type=2, rows=b""))
+    error = refused(read_header, tmp_path / "x", "name.png", Limits())
+    assert error.code is ErrorCode.IMAGE_TOO_LARGE
+    assert error.details["limit"] == 16_384
+    assert f"{width}x{height}" in error.message
+
+
+def test_a_side_at_its_bound_passes(tmp_path):
+    (tmp_path / "x").write_bytes(encoded(Image.new("L", (16_384, 1)), "PNG"))
+    assert read_color(tmp_path / "x", "x", Limits())[0].shape == (1, 16_384, 3)
 
 
 def test_masks_of_any_depth_become_coverage(tmp_path):

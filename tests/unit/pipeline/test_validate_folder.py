@@ -191,6 +191,12 @@ def test_a_header_of_20000_by_20000(folder):
     refused(ErrorCode.IMAGE_TOO_LARGE, folder, file="images/002.png")
 
 
+@pytest.mark.parametrize("name", ["images/002.png", "depth/002.png"])
+def test_an_endless_side(folder, name):
+    (folder / name).write_bytes(png_bytes(1, 50_000, bits=16, color_type=0, rows=b""))
+    assert "16384" in refused(ErrorCode.IMAGE_TOO_LARGE, folder, file=name)
+
+
 @pytest.mark.parametrize("name", ["images/004.png", "depth/004.png"])
 def test_files_of_differing_size(folder, name):
     path = folder / name
