@@ -1,6 +1,8 @@
 """Image files from outside: told by their content, bounded by their header, then decoded to arrays.
 
-Colour is taken as sRGB; embedded profiles are ignored. Of an animation the first picture counts.
+Colour is taken as sRGB; embedded profiles are ignored. Of an animation the first picture counts. Pixels are
+used as they are stored: an EXIF orientation is ignored, because masks, depth maps and the cameras that COLMAP
+and nerfstudio write refer to stored pixels.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.settings import Limits
 from schemas.errors import ErrorCode, InvalidJob
@@ -44,7 +46,7 @@ class Header:
 
     Attributes:
         format: Told by the content.
-        width, height: Pixels, as stored (a JPEG's orientation is not applied yet).
+        width, height: Pixels, as stored.
         mode: Pillow's name of the pixel format.
     """
 
@@ -81,7 +83,7 @@ def read_header(path: Path, name: str, limits: Limits) -> Header:
 
 
 def read_color(path: Path, name: str, limits: Limits) -> tuple[Floats, Floats | None]:
-    """Decode a view; its EXIF orientation is applied.
+    """Decode a view, its pixels as stored.
 
     16-bit colour is read to 8 bits, 16-bit grey to its full depth.
 
@@ -92,12 +94,11 @@ def read_color(path: Path, name: str, limits: Limits) -> tuple[Floats, Floats | 
         InvalidJob: as `read_header`.
     """
     with _opened(path, name, limits) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode in _MODES_16:
-            grey = np.asarray(upright, np.float32) / 65535.0
+        if image.mode in _MODES_16:
+            grey = np.asarray(image, np.float32) / 65535.0
             return np.repeat(grey[..., None], 3, axis=2), None
-        has_alpha = upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in upright.info
-        pixels = np.asarray(upright.convert("RGBA" if has_alpha else "RGB"), np.float32) / 255.0
+        has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+        pixels = np.asarray(image.convert("RGBA" if has_alpha else "RGB"), np.float32) / 255.0
     return pixels[..., :3], pixels[..., 3] if has_alpha else None
 
 

@@ -89,16 +89,19 @@ def test_16_bit_grey_keeps_its_depth(tmp_path):
     np.testing.assert_allclose(color[..., 1], values / 65535, rtol=1e-6)
 
 
-def test_the_orientation_of_a_photograph_is_applied(tmp_path):
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_the_orientation_that_a_file_claims_moves_no_pixel(tmp_path, form):
     image = Image.new("RGB", (40, 20))
     image.paste((255, 255, 255), (0, 0, 20, 20))
     exif = Image.Exif()
     exif[0x0112] = 6  # turn clockwise by 90 degrees to view
-    (tmp_path / "x").write_bytes(encoded(image, "JPEG", exif=exif, quality=95))
+    (tmp_path / "x").write_bytes(encoded(image, form, exif=exif, quality=95))
     color, _ = read_color(tmp_path / "x", "x", MANY)
-    assert color.shape == (40, 20, 3)
-    assert color[:15].mean() > 0.9
-    assert color[25:].mean() < 0.1
+    header = read_header(tmp_path / "x", "x", MANY)
+    assert color.shape == (header.height, header.width, 3) == (20, 40, 3)
+    assert color[:, :15].mean() > 0.9
+    assert color[:, 25:].mean() < 0.1
+    assert read_mask(tmp_path / "x", "x", MANY).shape == (20, 40)
 
 
 def test_a_text_file_is_no_image_whatever_its_name(tmp_path):
