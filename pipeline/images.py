@@ -37,6 +37,7 @@ _DECODER_ERRORS = (
     KeyError,
     OverflowError,
     TypeError,
+    AssertionError,  # Pillow's word for a palette picture without its palette
 )
 
 

@@ -137,6 +137,16 @@ def test_random_damage_is_refused_or_survived_but_never_crashes(tmp_path):
                 read_color(tmp_path / "x", "x", Limits(max_image_pixels=4096))
 
 
+def test_a_palette_picture_whose_palette_was_lost_is_damaged(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    data = encoded(image, "PNG", transparency=0)
+    start = data.index(b"PLTE") - 4
+    (length,) = struct.unpack(">I", data[start : start + 4])
+    (tmp_path / "x").write_bytes(data[:start] + data[start + 12 + length :])
+    assert refused(read_mask, tmp_path / "x", "name.png", MANY).code is ErrorCode.INVALID_IMAGE
+
+
 @pytest.mark.parametrize("side", [9000, 20_000])
 def test_a_huge_header_is_refused_before_anything_is_decoded(tmp_path, side):
     (tmp_path / "x").write_bytes(png_bytes(side, side, bits=8, color_type=2, rows=b""))
