@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,6 +14,8 @@ from pipeline.objects import TEMPORARY_PREFIX, ObjectInfo, OnBytes, check_key
 from pipeline.transfer import CHUNK_BYTES, DISK_FULL_ERRNOS, WholeFile, copy_bounded, not_found, too_large
 from schemas.errors import AccessError, ErrorCode, ResourceError
 from schemas.locations import Location
+
+_DENIED_ERRNOS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 class FolderStore:
@@ -59,17 +63,18 @@ class FolderStore:
 
     def upload(self, path: Path, key: str, media_type: str) -> None:
         """Copy a file into the folder."""
-        with path.open("rb") as source, self._create(key) as target:
+        with path.open("rb") as source, _translated("write", key), self._create(key) as target:
             shutil.copyfileobj(source, target, CHUNK_BYTES)
 
     def put_bytes(self, key: str, data: bytes, media_type: str) -> None:
         """Write a small object."""
-        with self._create(key) as target:
+        with _translated("write", key), self._create(key) as target:
             target.write(data)
 
     def delete(self, key: str) -> None:
         """Remove an object; none there is fine."""
-        self._path(key).unlink(missing_ok=True)
+        with _translated("delete", key):
+            self._path(key).unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self._inside(self._root / check_key(key))
@@ -84,26 +89,36 @@ class FolderStore:
 
     def _open(self, key: str) -> BinaryIO:
         path = self._path(key)
-        if not path.is_file():
-            raise not_found(key, "the file must exist")
-        try:
+        with _translated("read", key):
+            if not path.is_file():
+                raise not_found(key, "the file must exist")
             return path.open("rb")
-        except PermissionError as error:
-            raise AccessError(
-                ErrorCode.LOCATION_NOT_ALLOWED,
-                f"The worker may not read {key!r}.",
-                file=key,
-                rule="the file must be readable",
-            ) from error
 
     def _create(self, key: str) -> WholeFile:
         path = self._path(key)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            if error.errno in DISK_FULL_ERRNOS:
-                raise
-            raise ResourceError(
-                ErrorCode.STORAGE_UNAVAILABLE, f"The folder of {key!r} cannot be made.", file=key
-            ) from error
+        path.parent.mkdir(parents=True, exist_ok=True)
         return WholeFile(path)
+
+
+@contextmanager
+def _translated(action: str, key: str) -> Iterator[None]:
+    """What the file system refuses inside of the block, in the taxonomy; a full disk passes as it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL_ERRNOS:
+            raise
+        if error.errno in _DENIED_ERRNOS:
+            raise AccessError(
+                ErrorCode.LOCATION_NOT_ALLOWED,
+                f"The worker may not {action} {key!r}.",
+                file=key,
+                rule=f"the worker needs permission to {action}",
+            ) from error
+        reason = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        raise ResourceError(
+            ErrorCode.STORAGE_UNAVAILABLE,
+            f"The folder could not {action} {key!r} ({reason}).",
+            file=key,
+            reason=reason,
+        ) from error

@@ -1,12 +1,15 @@
+import errno
 import os
+from pathlib import Path
 
 import pytest
 
+from pipeline.failures import translated_failures
 from pipeline.objects import ObjectInfo
 from pipeline.settings import S3Settings
 from pipeline.storage import ObjectStore, open_store
 from pipeline.transfer import WholeFile
-from schemas.errors import AccessError, ErrorCode, InvalidJob, JobCancelled, ResourceError
+from schemas.errors import AccessError, ErrorCode, InvalidJob, JobCancelled, ReconError, ResourceError
 
 
 @pytest.fixture
@@ -151,4 +154,58 @@ def test_a_folder_that_cannot_be_made_is_a_storage_failure(store):
     store.put_bytes("a", b"1", "text/plain")
     with pytest.raises(ResourceError) as caught:
         store.put_bytes("a/b", b"1", "text/plain")
+    assert caught.value.code is ErrorCode.STORAGE_UNAVAILABLE
+
+
+ACTIONS = {
+    "put_bytes": lambda store, source: store.put_bytes("b/c", b"1", "text/plain"),
+    "upload": lambda store, source: store.upload(source, "b/c", "text/plain"),
+    "delete": lambda store, source: store.delete("a"),
+    "get_bytes": lambda store, source: store.get_bytes("a", max_bytes=1),
+}
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.EACCES, ErrorCode.LOCATION_NOT_ALLOWED),
+        (errno.EPERM, ErrorCode.LOCATION_NOT_ALLOWED),
+        (errno.EROFS, ErrorCode.LOCATION_NOT_ALLOWED),
+        (errno.EIO, ErrorCode.STORAGE_UNAVAILABLE),
+        (errno.ENOSPC, ErrorCode.DISK_FULL),
+        (errno.EDQUOT, ErrorCode.DISK_FULL),
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "action"),
+    [
+        ("mkdir", "put_bytes"),
+        ("open", "put_bytes"),
+        ("replace", "put_bytes"),
+        ("mkdir", "upload"),
+        ("replace", "upload"),
+        ("unlink", "delete"),
+        ("open", "get_bytes"),
+    ],
+)
+def test_what_the_file_system_refuses_has_its_code(
+    store, tmp_path, monkeypatch, number, code, method, action
+):
+    (tmp_path / "source").write_bytes(b"1")
+    store.put_bytes("a", b"1", "text/plain")
+
+    def refuse(*_, **__):
+        raise OSError(number, "refused", str(tmp_path))
+
+    monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(ReconError) as caught, translated_failures():
+        ACTIONS[action](store, tmp_path / "source")
+    assert caught.value.code is code
+    assert str(tmp_path) not in caught.value.info().model_dump_json()
+
+
+def test_an_upload_below_a_file_is_a_storage_failure(store, tmp_path):
+    store.put_bytes("a", b"1", "text/plain")
+    with pytest.raises(ResourceError) as caught:
+        store.upload(tmp_path / "root" / "a", "a/b/c", "text/plain")
     assert caught.value.code is ErrorCode.STORAGE_UNAVAILABLE
