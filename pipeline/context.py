@@ -85,10 +85,14 @@ def work_folder(root: Path, job: Job) -> Iterator[Path]:
 
 
 def sweep(root: Path) -> None:
-    """Remove work folders whose process is gone: a killed engine cannot clean up after itself."""
+    """Remove work folders whose process is gone: a killed engine cannot clean up after itself.
+
+    To be called before the first job: a folder with this process's own number is taken for a left-over too,
+    because an engine that is started again in a container often gets the number it had.
+    """
     for folder in root.glob("????????-????-????-????-????????????.*"):
         owner = folder.name.rpartition(".")[2]
-        if owner.isdigit() and not _alive(int(owner)):
+        if owner.isdigit() and (int(owner) == os.getpid() or not _alive(int(owner))):
             LOGGER.info("removing the left-over work folder %s", folder.name)
             shutil.rmtree(folder, ignore_errors=True)
 

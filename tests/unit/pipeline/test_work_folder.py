@@ -26,13 +26,16 @@ def test_what_the_same_process_left_behind_is_not_mixed_in(tmp_path):
             assert list((again / "results").iterdir()) == []
 
 
-def test_the_sweep_takes_folders_of_dead_processes_only(tmp_path):
-    dead, own, other = (tmp_path / f"{JOB.job_id}.{pid}" for pid in ("999999999", os.getpid(), "x"))
+def test_the_sweep_takes_folders_of_dead_processes_and_of_its_own_number(tmp_path):
+    dead, own, alive, other = (
+        tmp_path / f"{JOB.job_id}.{owner}" for owner in ("999999999", os.getpid(), os.getppid(), "x")
+    )
     unrelated = tmp_path / "models"
-    for folder in (dead, own, other, unrelated):
+    for folder in (dead, own, alive, other, unrelated):
         folder.mkdir()
+    (own / "input").mkdir()
     sweep(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in (own, other, unrelated))
+    assert sorted(tmp_path.iterdir()) == sorted((alive, other, unrelated))
 
 
 def test_the_job_log_holds_what_pipeline_and_models_say_while_it_is_open(tmp_path, caplog):
