@@ -74,7 +74,7 @@ class Ending(StrEnum):
     RETRY = "retry"
     """An error that a retry may cure; attempts are left."""
     SHUTDOWN = "shutdown"
-    """The worker stops before the job is done."""
+    """The worker stops before the job is done; the attempt does not count."""
     REFUSED = "refused"
     """Before the first attempt, and there is no place where a record may be written."""
     UNREADABLE = "unreadable"
@@ -106,7 +106,7 @@ TABLE: Mapping[Ending, Rule] = MappingProxyType(
         Ending.EXHAUSTED: Rule("failed", "failed", True, Settlement.ACK),
         Ending.CANCELLED: Rule("cancelled", "cancelled", False, Settlement.ACK),
         Ending.RETRY: Rule("requeued", "requeued", False, Settlement.REQUEUE),
-        Ending.SHUTDOWN: Rule("requeued", "requeued", False, Settlement.REQUEUE),
+        Ending.SHUTDOWN: Rule("requeued", "requeued", False, Settlement.REPUBLISH),
         Ending.REFUSED: Rule(None, "failed", False, Settlement.ACK),
         Ending.UNREADABLE: Rule(None, "failed", True, Settlement.ACK),
         Ending.REPEATED: Rule(None, "terminal", False, Settlement.ACK),

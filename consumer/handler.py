@@ -226,23 +226,29 @@ class Handler:
 
     def _cancelled(self, attempt: Attempt, reason: str) -> Verdict:
         if reason == SHUTDOWN:
-            return self._again(attempt, Ending.SHUTDOWN, None)
+            # Not the job's doing: it gets the attempt back. `seq` goes on all the same.
+            return self._again(attempt, Ending.SHUTDOWN, None, attempts=attempt.record.attempt - 1)
         return self._ended(attempt, Ending.CANCELLED, None)
 
     def _failed(self, attempt: Attempt, error: ErrorInfo) -> Verdict:
         LOGGER.warning("Attempt %d failed: %s: %s", attempt.record.attempt, error.code, error.message)
         if error.retryable and attempt.record.attempt < self._settings.max_attempts:
-            return self._again(attempt, Ending.RETRY, error)
+            return self._again(attempt, Ending.RETRY, error, attempts=attempt.record.attempt)
         # A result of bad quality was uploaded all the same, for inspection.
         status = "failure" if error.code is ErrorCode.QUALITY_BELOW_THRESHOLD else None
         return self._ended(
             attempt, Ending.EXHAUSTED if error.retryable else Ending.FAILED, error, status=status
         )
 
-    def _again(self, attempt: Attempt, ending: Ending, error: ErrorInfo | None) -> Verdict:
+    def _again(self, attempt: Attempt, ending: Ending, error: ErrorInfo | None, *, attempts: int) -> Verdict:
         event = attempt.events.requeued(error)
         record = attempt.record.model_copy(
-            update={"state": TABLE[ending].record, "error": error, "last_seq": event.data.seq}
+            update={
+                "state": TABLE[ending].record,
+                "attempt": attempts,
+                "last_seq": event.data.seq,
+                "error": error,
+            }
         )
         return Verdict(ending, attempt.job, record, event, error)
 

@@ -146,6 +146,9 @@ class Worker:
                 continue
             if delivery is None:
                 await self._pause(self._settings.poll_s)
+            elif self._stopping.is_set():
+                with contextlib.suppress(ReconError):  # the end of the connection gives it back too
+                    await delivery.requeue()
             else:
                 await self._handle(delivery)
 

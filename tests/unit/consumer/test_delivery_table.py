@@ -16,7 +16,7 @@ EXPECTED = {
     "exhausted": ("failed", "failed", True, "ack"),
     "cancelled": ("cancelled", "cancelled", False, "ack"),
     "retry": ("requeued", "requeued", False, "requeue"),
-    "shutdown": ("requeued", "requeued", False, "requeue"),
+    "shutdown": ("requeued", "requeued", False, "republish"),
     "refused": (None, "failed", False, "ack"),
     "unreadable": (None, "failed", True, "ack"),
     "repeated": (None, "terminal", False, "ack"),

@@ -245,9 +245,21 @@ async def test_a_cancelled_job_is_final(world: World):
 async def test_a_shutdown_requeues_without_an_error(world: World):
     job = make_job(world.folder)
     assert await world.handle(job, Cancelled(job.job_id, "shutdown")) is Ending.SHUTDOWN
-    assert world.journal[-3:] == ["record requeued", "event requeued", "requeue"]
+    assert world.journal[-4:] == ["record requeued", "event requeued", "copy recon.jobs.nvdiffrec", "ack"]
     assert world.broker.events[-1].data.error is None
     assert await world.handle(job) is Ending.COMPLETED
+
+
+async def test_no_number_of_shutdowns_uses_up_the_attempts(world: World):
+    job = make_job(world.folder)
+    await world.handle(job, CRASH)
+    for _ in range(world.settings.max_attempts + 2):
+        assert await world.handle(job, Cancelled(job.job_id, "shutdown")) is Ending.SHUTDOWN
+    assert await world.handle(job) is Ending.COMPLETED
+    record = world.record(job)
+    assert record is not None
+    assert record.attempt == 2
+    assert world.seqs == sorted(set(world.seqs))
 
 
 @pytest.mark.parametrize(
