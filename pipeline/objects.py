@@ -23,7 +23,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 OnBytes = Callable[[int], None]
-"""Called after every chunk with its size in bytes; it may raise, for a cancel."""
+"""Called after every chunk with its size in bytes; it may raise, for a cancel.
+
+A download that starts again first takes back what it reported, as one negative size: the sum never counts a
+byte twice.
+"""
 
 
 class ObjectInfo(NamedTuple):

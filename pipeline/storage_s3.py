@@ -84,12 +84,21 @@ class S3Store:
 
     def download(self, key: str, path: Path, *, max_bytes: int, on_bytes: OnBytes | None = None) -> int:
         """Stream an object to `path`; a broken stream starts again from its beginning."""
+        reported = 0
+
+        def count(size: int) -> None:
+            nonlocal reported
+            reported += size
+            if on_bytes is not None:
+                on_bytes(size)
 
         def fetch() -> int:
+            if reported:
+                count(-reported)
             body = self._client.get_object(Bucket=self._bucket, Key=self._key(key))["Body"]
             try:
                 with WholeFile(path) as target:
-                    return copy_bounded(body.iter_chunks(CHUNK_BYTES), target, key, max_bytes, on_bytes)
+                    return copy_bounded(body.iter_chunks(CHUNK_BYTES), target, key, max_bytes, count)
             finally:
                 body.close()
 

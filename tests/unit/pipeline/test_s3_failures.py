@@ -8,8 +8,10 @@ from botocore.exceptions import ClientError, EndpointConnectionError, NoCredenti
 from botocore.response import StreamingBody
 
 from pipeline import storage_s3
+from pipeline.cancel import CancelToken
+from pipeline.ingest import InputPlan, fetch_input
 from pipeline.objects import ObjectStore
-from pipeline.settings import S3Settings
+from pipeline.settings import Limits, S3Settings
 from pipeline.storage import open_store
 from schemas.errors import AccessError, ErrorCode, InvalidJob, ReconError, ResourceError
 
@@ -103,6 +105,30 @@ def test_a_broken_stream_starts_again_from_its_beginning(scripted, tmp_path):
     assert store.download("a", tmp_path / "x", max_bytes=10) == 4
     assert (tmp_path / "x").read_bytes() == b"1234"
     assert client.calls == ["get_object", "get_object"]
+
+
+def test_a_stream_that_starts_again_is_not_counted_twice(scripted, tmp_path):
+    answers = (body(b"12", announced=4), body(b"123", announced=4), body(b"1234"))
+    store, _ = scripted(*answers)
+    sizes: list[int] = []
+    store.download("a", tmp_path / "x", max_bytes=4, on_bytes=sizes.append)
+    assert sizes == [2, -2, 3, -3, 4]
+
+
+def test_a_broken_stream_is_no_reason_to_call_an_input_too_large(scripted, tmp_path):
+    store, _ = scripted(body(b"123", announced=4), body(b"1234"))
+    fractions: list[float] = []
+    fetch_input(
+        store,
+        InputPlan((), 0.001, {"a": 4}),
+        tmp_path,
+        Limits(max_input_bytes=4),
+        threads=1,
+        cancel=CancelToken(),
+        report=lambda fraction, message, metrics: fractions.append(fraction),
+    )
+    assert (tmp_path / "a").read_bytes() == b"1234"
+    assert fractions[-1] == 1.0
 
 
 def test_more_bytes_than_announced_are_not_believed(scripted, tmp_path):
