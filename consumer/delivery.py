@@ -6,17 +6,22 @@ So a crash in between repeats work or an event, but loses nothing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
+from pydantic import ValidationError
+
+from pipeline.record import result_location
 from pipeline.storage import check_allowed
 from schemas.errors import AccessError, ErrorInfo, InvalidJob
-from schemas.jobs import Job, parse_job, read_job_id
+from schemas.jobs import BaseJob, Job, load_json, parse_job, read_job_id
+from schemas.locations import Location, parse_location
 from schemas.results import JobState
 
 HEADER_REASON = "x-recon-reason"
@@ -76,9 +81,11 @@ class Ending(StrEnum):
     SHUTDOWN = "shutdown"
     """The worker stops before the job is done; the attempt does not count."""
     REFUSED = "refused"
-    """Before the first attempt, and there is no place where a record may be written."""
+    """Before the first attempt, and there is no record: message or output location are not valid."""
     UNREADABLE = "unreadable"
-    """As before, and the message itself does not even say which job it is."""
+    """As before, and the message does not even say which job it is."""
+    INTRUDER = "intruder"
+    """Refused, and it bears the id of another job, whose outcome it must not touch."""
     REPEATED = "repeated"
     """The outcome was decided before; its event is published again."""
     VANISHED = "vanished"
@@ -107,8 +114,9 @@ TABLE: Mapping[Ending, Rule] = MappingProxyType(
         Ending.CANCELLED: Rule("cancelled", "cancelled", False, Settlement.ACK),
         Ending.RETRY: Rule("requeued", "requeued", False, Settlement.REQUEUE),
         Ending.SHUTDOWN: Rule("requeued", "requeued", False, Settlement.REPUBLISH),
-        Ending.REFUSED: Rule(None, "failed", False, Settlement.ACK),
+        Ending.REFUSED: Rule(None, "failed", True, Settlement.ACK),
         Ending.UNREADABLE: Rule(None, "failed", True, Settlement.ACK),
+        Ending.INTRUDER: Rule(None, None, True, Settlement.ACK),
         Ending.REPEATED: Rule(None, "terminal", False, Settlement.ACK),
         Ending.VANISHED: Rule(None, None, False, Settlement.ACK),
         Ending.NO_STORAGE: Rule(None, None, False, Settlement.REPUBLISH),
@@ -125,17 +133,18 @@ class Refusal:
         error: Why.
         digest: Of the message, so that a redelivery repeats the same event.
         job: The job, where the message was a valid one.
-        output_allowed: Whether a record may be written at the job's output.
-        readable: Whether the message itself says which job it is. If not, the id is that of the AMQP
-            properties, if any, and the message is kept for people to look at.
+        result: Where the job's record lies; None where the message does not say so, or that is not allowed.
+        batch_id: As in the message, where it is valid.
+        metadata: As in the message, where it is valid.
     """
 
     job_id: UUID | None
     error: ErrorInfo
     digest: str
     job: Job | None = field(default=None, repr=False)
-    output_allowed: bool = False
-    readable: bool = True
+    result: Location | None = None
+    batch_id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_delivery(
@@ -146,18 +155,39 @@ def open_delivery(
     try:
         job = parse_job(delivery.body)
     except InvalidJob as error:
-        job_id = read_job_id(delivery.body)
-        readable = job_id is not None
-        return Refusal(job_id or _uuid(delivery.message_id), error.info(), digest, readable=readable)
+        return _refuse_invalid(delivery.body, error.info(), digest, allowed_outputs)
+    result: Location | None = None
     try:
         check_allowed(job.output, allowed_outputs)
-    except AccessError as error:
-        return Refusal(job.job_id, error.info(), digest, job)
-    try:
+        result = result_location(job)
         check_allowed(job.input, allowed_inputs)
     except AccessError as error:
-        return Refusal(job.job_id, error.info(), digest, job, output_allowed=True)
+        return Refusal(job.job_id, error.info(), digest, job, result, job.batch_id, job.metadata)
     return job
+
+
+def _refuse_invalid(body: bytes, error: ErrorInfo, digest: str, allowed_outputs: tuple[str, ...]) -> Refusal:
+    job_id = read_job_id(body)
+    if job_id is None:
+        return Refusal(None, error, digest)
+    message = _valid_fields(load_json(body))
+    result: Location | None = None
+    if "output" in message:
+        with contextlib.suppress(AccessError):
+            check_allowed(message["output"], allowed_outputs)
+            result = parse_location(message["output"]).child(str(job_id))
+    batch_id, metadata = message.get("batch_id"), message.get("metadata", {})
+    return Refusal(job_id, error, digest, result=result, batch_id=batch_id, metadata=metadata)
+
+
+def _valid_fields(message: dict[str, Any]) -> dict[str, Any]:
+    """What is right in a message that is wrong as a whole."""
+    wrong: set[int | str] = set()
+    try:
+        BaseJob.model_validate(message)
+    except ValidationError as error:
+        wrong = {problem["loc"][0] for problem in error.errors(include_url=False) if problem["loc"]}
+    return {name: value for name, value in message.items() if name not in wrong}
 
 
 def dead_letter_headers(error: ErrorInfo, queue: str) -> dict[str, str]:
@@ -167,14 +197,3 @@ def dead_letter_headers(error: ErrorInfo, queue: str) -> dict[str, str]:
         HEADER_ERROR: error.message[:MAX_HEADER_TEXT],
         HEADER_QUEUE: queue,
     }
-
-
-def _uuid(text: str | None) -> UUID | None:
-    """A UUID in its canonical form with hyphens. Client libraries (aiormq) put 32 random hexadecimal digits
-    into a `message_id` that was left out; those name no job, and must not pass for one.
-    """
-    try:
-        found = None if text is None else UUID(text)
-    except ValueError:
-        return None
-    return found if found is not None and str(found) == str(text).lower() else None

@@ -94,8 +94,8 @@ def refusal_event(refusal: Refusal, worker_id: str) -> JobFailed:
     subject = None if refusal.job_id is None else str(refusal.job_id)
     data = FailedData(
         job_id=refusal.job_id,
-        batch_id=None if refusal.job is None else refusal.job.batch_id,
-        metadata={} if refusal.job is None else refusal.job.metadata,
+        batch_id=refusal.batch_id,
+        metadata=dict(refusal.metadata),
         worker_id=worker_id,
         attempt=0,
         seq=1,

@@ -124,16 +124,13 @@ class Handler:
     # --- Judging
 
     async def _judge(self, opened: Job | Refusal) -> Verdict:
-        job = opened.job if isinstance(opened, Refusal) else opened
-        if job is None or (isinstance(opened, Refusal) and not opened.output_allowed):
-            assert isinstance(opened, Refusal)
-            return self._refused(opened)
+        if isinstance(opened, Refusal):
+            return await self._judge_refusal(opened)
+        job = opened
         try:
             previous = await self._records.read(job)
             if previous is not None and previous.is_terminal:
                 return await self._repeated(job, previous)
-            if isinstance(opened, Refusal):
-                return self._refused_with_record(job, previous, opened.error)
             attempt = self._next_attempt(job, previous)
             if previous is not None and previous.attempt >= self._settings.max_attempts:
                 return self._worn_out(attempt, previous)
@@ -142,22 +139,37 @@ class Handler:
             return self._without_record(job, error)
         return await self._run(attempt)
 
-    def _refused(self, refusal: Refusal) -> Verdict:
+    async def _judge_refusal(self, refusal: Refusal) -> Verdict:
         LOGGER.warning("Refused: %s: %s", refusal.error.code, refusal.error.message)
-        ending = Ending.REFUSED if refusal.readable else Ending.UNREADABLE
+        if refusal.job_id is None or refusal.result is None:
+            return self._refused(refusal)
+        job = refusal.job
+        try:
+            previous = await self._records.read_at(refusal.result, refusal.job_id)
+            if previous is not None and (job is None or previous.input != job.input):
+                return Verdict(Ending.INTRUDER, error=refusal.error)
+            if job is None:
+                return self._refused(refusal)
+            if previous is not None and previous.is_terminal:
+                return await self._repeated(job, previous)
+        except ReconError as error:
+            return self._without_record(refusal, error)
+        return self._ended(self._next_attempt(job, previous, begins=False), Ending.FAILED, refusal.error)
+
+    def _refused(self, refusal: Refusal) -> Verdict:
+        ending = Ending.UNREADABLE if refusal.job_id is None else Ending.REFUSED
         event = refusal_event(refusal, self._settings.worker_id)
         return Verdict(ending, event=event, error=refusal.error)
 
-    def _refused_with_record(self, job: Job, previous: JobRecord | None, error: ErrorInfo) -> Verdict:
-        LOGGER.warning("Refused: %s: %s", error.code, error.message)
-        return self._ended(self._next_attempt(job, previous, begins=False), Ending.FAILED, error)
-
-    def _without_record(self, job: Job, error: ReconError) -> Verdict:
+    def _without_record(self, what: Job | Refusal, error: ReconError) -> Verdict:
         """The storage is away, or will never let us write there."""
         LOGGER.error("There is no access to the record: %s", error)
         if error.retryable:
-            return Verdict(Ending.NO_STORAGE, job)
-        return self._refused(Refusal(job.job_id, error.info(), digest="no-record", job=job))
+            return Verdict(Ending.NO_STORAGE)
+        if isinstance(what, Refusal):
+            return self._refused(what)
+        digest, fields = "no-record", (what.batch_id, what.metadata)
+        return self._refused(Refusal(what.job_id, error.info(), digest, what, None, *fields))
 
     async def _repeated(self, job: Job, record: JobRecord) -> Verdict:
         LOGGER.info("Already %s; repeating the event.", record.state)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar
+from uuid import UUID
 
 from pydantic import ValidationError
 
@@ -16,6 +17,7 @@ from pipeline.settings import S3Settings
 from pipeline.storage import ObjectStore, open_store
 from schemas.errors import ErrorCode, ReconError, ResourceError
 from schemas.jobs import Job
+from schemas.locations import Location
 from schemas.quality import MeanMetrics, QualityReport
 from schemas.results import JobRecord
 
@@ -79,8 +81,12 @@ class RecordKeeper:
             AccessError: the output cannot be read.
             ResourceError: STORAGE_UNAVAILABLE, after the whole patience.
         """
-        record = await self._patiently(lambda: read_record(self._store(job)))
-        return record if record is None or record.job_id == job.job_id else None
+        return await self.read_at(result_location(job), job.job_id)
+
+    async def read_at(self, result: Location, job_id: UUID) -> JobRecord | None:
+        """The record of the job with this id at the place of its result; raises as `read` does."""
+        record = await self._patiently(lambda: read_record(open_store(result, self._s3)))
+        return record if record is None or record.job_id == job_id else None
 
     async def write(self, job: Job, record: JobRecord) -> None:
         """Write the job's record.

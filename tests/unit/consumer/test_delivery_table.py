@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from consumer.delivery import TABLE, Ending, Refusal, Settlement, dead_letter_headers, open_delivery
@@ -17,8 +19,9 @@ EXPECTED = {
     "cancelled": ("cancelled", "cancelled", False, "ack"),
     "retry": ("requeued", "requeued", False, "requeue"),
     "shutdown": ("requeued", "requeued", False, "republish"),
-    "refused": (None, "failed", False, "ack"),
+    "refused": (None, "failed", True, "ack"),
     "unreadable": (None, "failed", True, "ack"),
+    "intruder": (None, None, True, "ack"),
     "repeated": (None, "terminal", False, "ack"),
     "vanished": (None, None, False, "ack"),
     "no_storage": (None, None, False, "republish"),
@@ -71,23 +74,37 @@ def test_locations_are_checked_before_anything_is_touched(fields, code, output_a
     job = make_job("s3://inbox", **fields)
     refusal = _open(job.model_dump_json().encode())
     assert isinstance(refusal, Refusal)
-    assert (refusal.error.code, refusal.output_allowed) == (code, output_allowed)
+    assert (refusal.error.code, refusal.result is not None) == (code, output_allowed)
+    assert (refusal.batch_id, refusal.metadata) == ("batch-1", {"order": 7})
 
 
-def test_the_id_of_an_unreadable_job_is_looked_for_in_the_message_properties():
+def test_the_message_properties_name_no_job():
     job_id = str(make_job("s3://inbox").job_id)
-    assert str(_open(b"{", message_id=job_id).job_id) == job_id
-    assert _open(b"{", message_id="no uuid").job_id is None
-    assert _open(b"{", message_id=job_id.replace("-", "")).job_id is None  # what aiormq makes up
-    assert _open(b"{").job_id is None
-
-
-def test_the_id_in_the_body_goes_before_the_message_property():
-    job = make_job("s3://inbox")
-    body = f'{{"job_id": "{job.job_id}", "model": "magic"}}'.encode()
+    assert _open(b"{", message_id=job_id).job_id is None
+    body = f'{{"job_id": "{job_id}", "model": "magic"}}'.encode()
     refusal = _open(body, message_id="6b1c4b3e-0000-4000-8000-000000000000")
-    assert refusal.job_id == job.job_id
+    assert str(refusal.job_id) == job_id
     assert refusal.error.code is ErrorCode.UNKNOWN_MODEL
+
+
+@pytest.mark.parametrize(
+    ("fields", "output", "batch_id", "metadata"),
+    [
+        ({}, "s3://outbox/b", "batch-1", {"order": 7}),
+        ({"output": "s3://other/b"}, None, "batch-1", {"order": 7}),
+        ({"output": "no location"}, None, "batch-1", {"order": 7}),
+        ({"output": 7}, None, "batch-1", {"order": 7}),
+        ({"batch_id": "x" * 200}, "s3://outbox/b", None, {"order": 7}),
+        ({"batch_id": 7, "metadata": []}, "s3://outbox/b", None, {}),
+        ({"metadata": {str(key): 1 for key in range(65)}}, "s3://outbox/b", "batch-1", {}),
+    ],
+)
+def test_of_a_wrong_message_its_right_fields_are_kept(fields, output, batch_id, metadata):
+    job = make_job("s3://inbox", output="s3://outbox/b").model_dump(mode="json")
+    refusal = _open(json.dumps(job | {"model": "magic"} | fields).encode())
+    expected = None if output is None else f"{output}/{job['job_id']}"
+    assert (None if refusal.result is None else str(refusal.result)) == expected
+    assert (refusal.batch_id, refusal.metadata) == (batch_id, metadata)
 
 
 def test_dead_letters_say_why_and_wherefrom_within_bounds():

@@ -279,9 +279,10 @@ async def test_a_wrong_message_with_an_id_fails_by_its_own_code_and_is_acknowled
     job = make_job(world.folder)
     body = json.dumps(job.model_dump(mode="json") | change).encode()
     assert await world.handle(body) is Ending.REFUSED
-    assert world.journal == ["event failed", "ack"]
+    assert world.journal == ["event failed", "copy recon.jobs.dead", "ack"]
     event = world.broker.events[0]
     assert isinstance(event, JobFailed)
+    assert (event.data.batch_id, event.data.metadata) == ("batch-1", {"order": 7})
     assert (event.data.job_id, event.data.error.code, event.data.attempt) == (job.job_id, code, 0)
 
 
@@ -292,19 +293,46 @@ async def test_a_message_without_an_id_is_announced_and_dead_lettered(world: Wor
     assert set(world.broker.copies[0][1]) == {"x-recon-reason", "x-recon-error", "x-recon-queue"}
 
 
-async def test_an_unreadable_message_is_dead_lettered_also_where_its_properties_name_a_job(world: World):
-    # Many clients make up a message id; a message must not vanish because of that.
-    job_id = UUID(int=5)
-    assert await world.handle(b"{ not json", message_id=str(job_id)) is Ending.UNREADABLE
+async def test_a_message_that_cannot_be_read_names_no_job_whatever_its_properties_say(world: World):
+    # Many clients make up a message id; a job of that id may be running.
+    assert await world.handle(b"{ not json", message_id=str(UUID(int=5))) is Ending.UNREADABLE
     assert world.journal == ["event failed", "copy recon.jobs.dead", "ack"]
-    assert world.broker.events[0].data.job_id == job_id
+    assert (world.broker.events[0].subject, world.broker.events[0].data.job_id) == (None, None)
 
 
 async def test_a_refusal_that_is_delivered_twice_is_one_event(world: World):
-    job_id = UUID(int=5)
-    await world.handle(b"{", message_id=str(job_id))
-    await world.handle(b"{", message_id=str(job_id))
+    await world.handle(b"{")
+    await world.handle(b"{")
     assert len({event.id for event in world.broker.events}) == 1
+
+
+@pytest.mark.parametrize("state", ["running", "requeued", "completed", "failed"])
+@pytest.mark.parametrize("change", [{"options": {"seed": -1}}, {"extra": 1}, {"input": "s3://elsewhere/x"}])
+async def test_a_refused_message_does_not_touch_the_job_whose_id_it_bears(
+    world: World, state: str, change: dict[str, Any]
+):
+    job = make_job(world.folder)
+    await world.handle(job, DIVERGED)
+    record = world.record(job)
+    assert record is not None
+    record = record.model_copy(update={"state": state})
+    await world.records.write(job, record)
+    world.journal.clear()
+    body = json.dumps(job.model_dump(mode="json") | change).encode()
+    assert await world.handle(body) is Ending.INTRUDER
+    assert world.journal == ["copy recon.jobs.dead", "ack"]
+    assert world.record(job) == record
+
+
+async def test_a_refusal_waits_while_nobody_can_tell_whose_id_it_bears(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    def away(store: object) -> None:
+        raise ResourceError(ErrorCode.STORAGE_UNAVAILABLE)
+
+    monkeypatch.setattr(records_module, "read_record", away)
+    body = json.dumps(make_job(world.folder).model_dump(mode="json") | {"extra": 1}).encode()
+    assert await world.handle(body) is Ending.NO_STORAGE
 
 
 async def test_nothing_is_written_to_an_output_that_is_not_allowed(world: World, tmp_path_factory):
@@ -322,6 +350,8 @@ async def test_a_refused_input_leaves_a_record_where_that_is_allowed(world: Worl
     assert record is not None
     assert (record.state, record.attempt) == ("failed", 0)
     assert world.journal == ["record failed", "event failed", "ack"]
+    assert await world.handle(job) is Ending.REPEATED
+    assert len({event.id for event in world.broker.events}) == 1
 
 
 async def test_a_job_goes_back_when_its_record_cannot_be_written(world: World):
