@@ -19,6 +19,13 @@ SAME_CAMERA = 1e-6
 MAX_COORDINATE = 1e6
 """World units; float32 keeps no useful digits beyond."""
 
+MAX_OFFSET = 1e5
+"""Largest distance of a camera from the origin, as a multiple of the spread of the cameras: float32
+leaves two digits for the scene there."""
+
+ONE_PLACE = 1e-12
+"""Cameras that are spread by this share of their distance from the origin differ by rounding only."""
+
 FOCAL_RANGE = (0.1, 1000.0)
 """Focal length in image widths: 157 degrees of view down to a twentieth of a degree."""
 
@@ -29,10 +36,12 @@ def check_poses(frames: tuple[Frame, ...]) -> Matrices:
     """Camera-to-world matrices [V, 4, 4] of the frames, their rotations exact.
 
     Raises:
-        InvalidJob: INVALID_CAMERAS: not finite, not a rigid motion, or two frames are one camera.
+        InvalidJob: INVALID_CAMERAS: not finite, not a rigid motion, two frames are one camera, or the scene
+            is too far from the origin for its size.
     """
     poses = np.stack([_rigid(frame) for frame in frames])
     _refuse_twins(poses, [frame.image for frame in frames])
+    _refuse_remote(poses[:, :3, 3])
     return poses
 
 
@@ -72,6 +81,20 @@ def _refuse_twins(poses: Matrices, names: list[str]) -> None:
             raise invalid_cameras(
                 f"{names[i]!r} and {other!r} have the same camera", "every view has a camera of its own"
             )
+
+
+def _refuse_remote(positions: Matrices) -> None:
+    shifts = positions - positions[0]
+    spread = float(np.linalg.norm(shifts - shifts.mean(axis=0), axis=1).max())
+    farthest = float(np.linalg.norm(positions, axis=1).max())
+    if spread <= ONE_PLACE * farthest:
+        return  # cameras that only turn; this is also how a ring looks when matrices are world to camera
+    if farthest > MAX_OFFSET * spread:
+        raise invalid_cameras(
+            f"the cameras lie within {spread:.3g} of their centre but up to {farthest:.3g} from the origin",
+            f"cameras lie within {MAX_OFFSET:g} times their spread of the origin; "
+            "subtract their centre from all positions, which moves the scene to the origin",
+        )
 
 
 def intrinsics_of(frame: Frame, width: int, height: int) -> Matrices:

@@ -205,6 +205,18 @@ def test_lenses_that_do_not_exist_are_refused(values):
     refused({**GLOBAL, "frames": frames(), **values})
 
 
+@pytest.mark.parametrize("factor", [1e-60, 9e-13, 1.1e6, 1e300])
+def test_a_depth_unit_beyond_all_reason_is_refused(factor):
+    error = refused({**GLOBAL, "frames": frames(), "depth_unit_scale_factor": factor})
+    assert "depth_unit_scale_factor" in error.message
+    assert "1e-12" in error.details["rule"]
+
+
+@pytest.mark.parametrize("factor", [1e-12, 0.001, 1, 1e6])
+def test_depth_units_within_reason_pass(factor):
+    assert parse({**GLOBAL, "frames": frames(), "depth_unit_scale_factor": factor}).depth_scale == factor
+
+
 @pytest.mark.parametrize(
     "values", [{"fl_x": None}, {"fl_x": 1.2}, {"fl_x": 1e9}, {"cx": 500.0}, {"cy": -1.0}]
 )
