@@ -125,7 +125,8 @@ def read_depth(path: Path, name: str, limits: Limits, scale: float) -> Floats:
         scale: World units per count.
 
     Raises:
-        InvalidJob: as `read_header`; INVALID_DEPTH where it is not a 16-bit PNG of one channel, or is empty.
+        InvalidJob: as `read_header`; INVALID_DEPTH where it is not a 16-bit PNG of one channel, is empty, or
+            holds measurements that `scale` turns to 0 or infinity.
     """
     with _opened(path, name, limits) as image:
         if _format(path, name) != "PNG" or image.mode not in _MODES_16:
@@ -133,7 +134,13 @@ def read_depth(path: Path, name: str, limits: Limits, scale: float) -> Floats:
         counts = np.asarray(image, np.float32)
     if not counts.any():
         raise _bad_depth(name, "a depth map must hold at least one measurement", "all values are 0")
-    return counts * np.float32(scale)
+    with np.errstate(all="ignore"):
+        depth: Floats = counts * np.float32(scale)
+    if not np.isfinite(depth).all() or (depth[counts > 0] <= 0).any():
+        raise _bad_depth(
+            name, "every measurement is a finite depth above 0", f"one count is {scale:.4g} world units"
+        )
+    return depth
 
 
 def _bad_depth(name: str, rule: str, found: str) -> InvalidJob:

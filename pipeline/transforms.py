@@ -20,6 +20,9 @@ from schemas.jobs import describe, load_json
 
 TRANSFORMS_NAME = "transforms.json"
 
+DEPTH_SCALE_RANGE = (1e-12, 1e6)
+"""World units per count of a depth map; beyond, float32 depths could become 0 or lose the scene."""
+
 _LENS = ("k1", "k2", "k3", "k4", "p1", "p2")
 _OWN_INTRINSICS = ("fl_x", "fl_y", "cx", "cy")
 _PERSPECTIVE = frozenset({"OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE"})
@@ -124,10 +127,20 @@ def parse_transforms(data: bytes, limits: Limits) -> Transforms:
         ) from error
     if len(file.frames) > limits.max_views:
         raise too_many_views(len(file.frames), limits)
+    _check_depth_scale(file.depth_unit_scale_factor)
     return Transforms(
         tuple(_frame(file, frame, index) for index, frame in enumerate(file.frames)),
         file.depth_unit_scale_factor,
     )
+
+
+def _check_depth_scale(scale: float) -> None:
+    low, high = DEPTH_SCALE_RANGE
+    if not low <= scale <= high:
+        raise invalid_cameras(
+            f"depth_unit_scale_factor is {scale:.4g}",
+            f"one count of a depth map is between {low:g} and {high:g} world units",
+        )
 
 
 def too_many_views(views: int, limits: Limits) -> InvalidJob:

@@ -206,3 +206,11 @@ def test_depth_counts_become_world_units(tmp_path):
 def test_what_is_no_depth_map_is_refused(tmp_path, data):
     (tmp_path / "x").write_bytes(data)
     assert refused(read_depth, tmp_path / "x", "name.png", MANY, 0.001).code is ErrorCode.INVALID_DEPTH
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e-46, 1e36, 1e60])
+def test_depth_that_its_scale_turns_to_nothing_is_refused(tmp_path, scale):
+    counts = np.array([[0, 1, 65535]], np.uint16)
+    (tmp_path / "x").write_bytes(encoded(Image.fromarray(counts), "PNG"))
+    error = refused(read_depth, tmp_path / "x", "name.png", MANY, scale)
+    assert error.code is ErrorCode.INVALID_DEPTH

@@ -187,6 +187,34 @@ def test_cameras_in_one_place_that_look_elsewhere_are_two():
     assert len(check_poses(parse(with_frame(transform_matrix=turned.tolist())).frames)) == 3
 
 
+def shifted(offset: float) -> dict[str, Any]:
+    data = {**GLOBAL, "frames": frames()}
+    for frame in data["frames"]:
+        frame["transform_matrix"][1][3] += offset
+    return data
+
+
+@pytest.mark.parametrize("offset", [9e5, -9e5, 1.1e5])
+def test_cameras_too_far_from_the_origin_for_their_size_are_refused(offset):
+    message = refused(shifted(offset)).message
+    assert "moves the scene to the origin" in message
+    assert f"{abs(offset):.3g}" in message
+
+
+def test_cameras_away_from_the_origin_pass_while_numbers_hold_them():
+    assert len(check_poses(parse(shifted(9e4)).frames)) == 3
+
+
+def test_turned_cameras_in_exactly_one_place_are_not_called_remote():
+    data = {**GLOBAL, "frames": frames()}
+    for frame, turn in zip(data["frames"], ([1, 1, 1], [-1, -1, 1], [1, -1, -1]), strict=True):
+        matrix = np.array(pose(0))
+        matrix[:3, :3] = matrix[:3, :3] @ np.diag(turn)
+        matrix[:3, 3] = (0.1, 0.2, 0.7)
+        frame["transform_matrix"] = matrix.tolist()
+    assert len(check_poses(parse(data).frames)) == 3
+
+
 @pytest.mark.parametrize(
     "values",
     [
