@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -34,11 +35,11 @@ class WholeFile:
         assert self._file is not None
         try:
             self._file.close()
+            if kind is None:
+                self._partial.replace(self._path)
         finally:
-            if kind is not None:
+            with suppress(OSError):
                 self._partial.unlink(missing_ok=True)
-        if kind is None:
-            self._partial.replace(self._path)
 
 
 def copy_bounded(

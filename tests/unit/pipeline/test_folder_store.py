@@ -54,6 +54,14 @@ def test_two_files_in_writing_never_share_a_temporary_name(tmp_path):
     }
 
 
+def test_a_file_that_cannot_take_its_name_leaves_nothing(store, tmp_path):
+    (tmp_path / "root" / "a").mkdir()
+    with pytest.raises(ResourceError) as caught:
+        store.put_bytes("a", b"1", "text/plain")
+    assert caught.value.code is ErrorCode.STORAGE_UNAVAILABLE
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["a"]
+
+
 def test_what_is_still_being_written_is_not_listed(store, tmp_path):
     with WholeFile(tmp_path / "root" / "a") as target:
         target.write(b"1")
