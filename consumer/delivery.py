@@ -89,7 +89,7 @@ class Ending(StrEnum):
     REPEATED = "repeated"
     """The outcome was decided before; its event is published again."""
     VANISHED = "vanished"
-    """As before, but the result has since been removed, so that there is nothing left to repeat."""
+    """As before, but the result was removed or damaged since, so that there is nothing left to repeat."""
     NO_STORAGE = "no_storage"
     """The record can be neither read nor written."""
 

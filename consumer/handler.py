@@ -27,7 +27,7 @@ from consumer.supervisor import SHUTDOWN, OnProgress
 from pipeline.settings import PipelineSettings
 from pipeline.stages import stage_weights
 from schemas.base import utc_now
-from schemas.errors import AccessError, ErrorCode, ErrorInfo, ReconError, ResourceError
+from schemas.errors import ErrorCode, ErrorInfo, ReconError, ResourceError
 from schemas.events import JobEvent
 from schemas.jobs import Job
 from schemas.quality import MeanMetrics
@@ -164,7 +164,7 @@ class Handler:
     def _without_record(self, what: Job | Refusal, error: ReconError) -> Verdict:
         """The storage is away, or will never let us write there."""
         LOGGER.error("There is no access to the record: %s", error)
-        if error.retryable:
+        if error.code is ErrorCode.STORAGE_UNAVAILABLE:
             return Verdict(Ending.NO_STORAGE)
         if isinstance(what, Refusal):
             return self._refused(what)
@@ -177,8 +177,10 @@ class Handler:
         if record.state == "completed":
             try:
                 quality = await self._records.read_quality(job)
-            except AccessError as error:
-                LOGGER.warning("The result is gone; there is nothing to repeat: %s", error)
+            except ReconError as error:
+                if error.code is ErrorCode.STORAGE_UNAVAILABLE:
+                    raise
+                LOGGER.warning("The result is gone or damaged; there is nothing to repeat: %s", error)
                 return Verdict(Ending.VANISHED, job)
         return Verdict(Ending.REPEATED, job, event=terminal_event(record, quality))
 

@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from consumer.connection import AmqpDelivery, Broker
+from consumer.delivery import Ending
 from consumer.engine import pipeline_factory
 from consumer.events import source
 from consumer.handler import Handler
@@ -154,13 +155,15 @@ class Worker:
 
     async def _handle(self, delivery: AmqpDelivery) -> None:
         try:
-            await self._handler.handle(delivery)
+            ending = await self._handler.handle(delivery)
         except ReconError as error:
             LOGGER.error("The delivery could not be settled and will come again: %s", error)
         except Exception:
             # A mistake of ours must not end the worker, and the job must not stay in our hand.
             LOGGER.exception("The delivery failed in an unforeseen way and will come again.")
         else:
+            if ending is Ending.NO_STORAGE:  # the job is in its queue again: do not spin
+                await self._pause(self._settings.reconnect_s)
             return
         await self._broker.drop_deliveries()
         await self._pause(self._settings.reconnect_s)

@@ -153,6 +153,15 @@ async def test_a_finished_job_whose_result_was_removed_is_not_computed_again(wor
     assert world.journal == ["ack"]
 
 
+async def test_a_damaged_report_of_a_finished_job_is_no_reason_to_try_again(world: World):
+    job = make_job(world.folder)
+    await world.handle(job)
+    open_store(result_location(job), NO_S3).put_bytes("quality.json", b"{", "application/json")
+    world.journal.clear()
+    assert await world.handle(job) is Ending.VANISHED
+    assert world.journal == ["ack"]
+
+
 async def test_an_error_that_no_retry_cures_fails_at_once_with_its_details(world: World):
     job = make_job(world.folder)
     assert await world.handle(job, DIVERGED) is Ending.FAILED

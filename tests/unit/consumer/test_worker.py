@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from consumer.delivery import Ending
 from consumer.settings import Settings
 from consumer.worker import Worker
 from tests.unit.consumer.worker_fakes import FakeDelivery, make_job
@@ -41,3 +43,15 @@ async def test_a_job_taken_in_the_moment_of_a_stop_is_given_back_unbegun(
     assert worker._ending is not None
     worker._ending.cancel()
     assert journal == ["requeue"]
+
+
+async def test_the_worker_pauses_while_the_storage_is_away(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    async def handle(delivery: Any) -> Ending:
+        return Ending.NO_STORAGE
+
+    monkeypatch.setattr(worker._handler, "handle", handle)
+    began = time.monotonic()
+    await worker._handle(FakeDelivery(b"", []))  # type: ignore[arg-type]
+    assert time.monotonic() - began > 0.15
