@@ -41,7 +41,7 @@ from schemas.results import JobRecord, Manifest
 LOGGER = logging.getLogger(__name__)
 
 SILENCE_S = 15.0
-"""After so long without an event the record is read: the fanout exchange keeps nothing for those away."""
+"""After so long without an event of its job, a watch reads the record: the exchange stores nothing."""
 
 UPLOAD_THREADS = 4
 
@@ -152,12 +152,18 @@ class Client:
         Raises:
             ResourceError: BROKER_UNAVAILABLE.
         """
-        inbox: asyncio.Queue[Event] = asyncio.Queue()
-        end = await (await self._connect()).subscribe(inbox.put_nowait)
+        inbox: asyncio.Queue[JobEvent] = asyncio.Queue()
+
+        def receive(event: Event) -> None:
+            # Here, so that other jobs' events do not pass for a sign of life of this one.
+            if not isinstance(event, WorkerOnline | WorkerOffline) and event.data.job_id == job_id:
+                inbox.put_nowait(event)
+
+        end = await (await self._connect()).subscribe(receive)
         try:
             # Only after the subscription: what happens in between is then seen twice rather than never.
             find_end = partial(self._final_event, job_id, output)
-            yield Watch(job_id, inbox, find_end, await find_end())
+            yield Watch(inbox, find_end, await find_end())
         finally:
             await end()
 
@@ -239,13 +245,11 @@ class Watch:
 
     def __init__(
         self,
-        job_id: UUID,
-        inbox: asyncio.Queue[Event],
+        inbox: asyncio.Queue[JobEvent],
         find_end: Callable[[], Awaitable[JobEvent | None]],
         finished: JobEvent | None,
     ) -> None:
         self.finished = finished
-        self._job_id = job_id
         self._inbox = inbox
         self._find_end = find_end
         self._ended = False
@@ -269,8 +273,6 @@ class Watch:
             event = await asyncio.wait_for(self._inbox.get(), SILENCE_S)
         except TimeoutError:
             return await self._find_end()
-        if isinstance(event, WorkerOnline | WorkerOffline) or event.data.job_id != self._job_id:
-            return None
         if event.id in self._seen or (isinstance(event, JobProgress) and event.data.seq <= self._seq):
             return None
         self._seen.add(event.id)
