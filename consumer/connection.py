@@ -99,9 +99,9 @@ class Broker:
             ResourceError: BROKER_UNAVAILABLE.
         """
         try:
-            self._connection = await _guarded(
-                aio_pika.connect_robust(self._url, timeout=CONNECT_TIMEOUT_S), CONNECT_TIMEOUT_S
-            )
+            # Ours before it connects: it goes on trying by itself until it is closed.
+            self._connection = aio_pika.RobustConnection(self._url, asyncio.get_running_loop())
+            await _guarded(self._connection.connect(CONNECT_TIMEOUT_S), CONNECT_TIMEOUT_S)
             self._out_channel = await _guarded(self._connection.channel(on_return_raises=True))
             self._out = await _guarded(declare(self._out_channel, self._topology))
         except ResourceError as error:
@@ -110,6 +110,9 @@ class Broker:
             raise ResourceError(
                 ErrorCode.BROKER_UNAVAILABLE, f"The broker at {self._shown_url} cannot be used: {reason}"
             ) from error
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Close the connection; unacknowledged messages go back to their queues."""
