@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +11,7 @@ from uuid import UUID, uuid5
 
 from consumer.delivery import Refusal
 from consumer.protocol import Progress
-from consumer.publisher import EventPublisher
+from consumer.publisher import BEST_EFFORT_S, EventPublisher
 from schemas.base import utc_now
 from schemas.errors import ErrorInfo
 from schemas.events import (
@@ -31,6 +33,8 @@ from schemas.events import (
 from schemas.jobs import Job
 from schemas.quality import MeanMetrics
 from schemas.results import MANIFEST_NAME, JobRecord
+
+LOGGER = logging.getLogger(__name__)
 
 # Ids of terminal events derive from the job, so that an event which is published again keeps its id.
 _NAMESPACE = UUID("5f0c4f1e-6a7b-5c52-9f5e-0d5b8f6c1a3d")
@@ -141,6 +145,8 @@ class JobEvents:
         self._progress_s = progress_s
         self._clock = clock
         self._last_progress: tuple[str, float] | None = None  # stage and time
+        self._latest: Progress | None = None  # what is to be said next
+        self._speaker: asyncio.Task[None] | None = None
 
     def next_seq(self) -> int:
         """Use up one number."""
@@ -157,23 +163,46 @@ class JobEvents:
         data = StartedData(**self._data(), model=self._job.model, stages=list(stages))
         await self._publisher.confirmed(JobStarted(**self._envelope(), data=data))
 
-    async def progress(self, progress: Progress) -> None:
-        """Say how far the job has come, if it is time to; best effort."""
+    def progress(self, progress: Progress) -> None:
+        """Say how far the job has come, if it is time to; best effort, and without waiting.
+
+        What cannot be said before the next report comes is dropped in favour of that.
+        """
         now = self._clock()
         if self._last_progress is not None:
             stage, said = self._last_progress
             if stage == progress.stage and now - said < self._progress_s:
                 return
         self._last_progress = (progress.stage, now)
-        data = ProgressData(
-            **self._data(),
-            stage=progress.stage,
-            fraction=min(max(progress.fraction, 0.0), 1.0),
-            message=progress.message,
-            metrics=progress.metrics,
-            eta_s=progress.eta_s,
-        )
-        await self._publisher.best_effort(JobProgress(**self._envelope(), data=data))
+        self._latest = progress
+        if self._speaker is None or self._speaker.done():
+            self._speaker = asyncio.create_task(self._speak())
+
+    async def end_progress(self) -> None:
+        """Let no progress be told from here on; what is on its way gets a moment."""
+        if self._speaker is None:
+            return
+        try:
+            await asyncio.wait({self._speaker}, timeout=BEST_EFFORT_S)
+        finally:
+            self._latest = None
+            self._speaker.cancel()
+            (outcome,) = await asyncio.gather(self._speaker, return_exceptions=True)
+        if isinstance(outcome, Exception):
+            LOGGER.error("Progress could not be told.", exc_info=outcome)
+
+    async def _speak(self) -> None:
+        while self._latest is not None:
+            progress, self._latest = self._latest, None
+            data = ProgressData(
+                **self._data(),
+                stage=progress.stage,
+                fraction=min(max(progress.fraction, 0.0), 1.0),
+                message=progress.message,
+                metrics=progress.metrics,
+                eta_s=progress.eta_s,
+            )
+            await self._publisher.best_effort(JobProgress(**self._envelope(), data=data))
 
     def requeued(self, error: ErrorInfo | None) -> JobRequeued:
         """The event that ends this attempt without an outcome."""

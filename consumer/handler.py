@@ -221,7 +221,11 @@ class Handler:
         LOGGER.info("Attempt %d begins.", number, extra={"action": "accepted", "attempt": number})
         await attempt.events.accepted()
         await attempt.events.started(tuple(stage_weights(previews=job.options.outputs.previews)))
-        match await self._engine.run(job, attempt.events.progress):
+        try:
+            end = await self._engine.run(job, attempt.events.progress)
+        finally:
+            await attempt.events.end_progress()
+        match end:
             case Finished() as finished:
                 return self._completed(attempt, finished)
             case Cancelled(_, reason):

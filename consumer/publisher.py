@@ -14,7 +14,7 @@ from schemas.events import Event
 LOGGER = logging.getLogger(__name__)
 
 RETRY_S = 1.0  # pause between two tries of an event that must go out
-BEST_EFFORT_S = 2.0  # longest time that one progress event may hold up the job's events
+BEST_EFFORT_S = 2.0  # longest time that one progress event is tried
 
 
 class EventSink(Protocol):

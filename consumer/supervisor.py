@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from enum import StrEnum
 
 from consumer.child import EngineProcess
@@ -41,7 +41,8 @@ SHUTDOWN = "shutdown"
 
 STOP_GRACE_S = 2.0  # an idle engine leaves at once; one that does not has nothing left to lose
 
-OnProgress = Callable[[Progress], Awaitable[None]]
+OnProgress = Callable[[Progress], None]
+"""Returns at once: behind the progress in the pipe waits the end of the job."""
 
 
 class EngineState(StrEnum):
@@ -105,9 +106,13 @@ class Supervisor:
         if self._child is not None and not self._child.is_gone:
             return
         self._state = EngineState.LOADING
-        self._child = child = await EngineProcess.spawn(self._factory, self._log_config)
         try:
+            self._child = child = await EngineProcess.spawn(self._factory, self._log_config)
             await self._load(child)
+        except OSError as error:
+            await self._discard()
+            text = f"The engine's process cannot be started: {error}"
+            raise EngineDied(ErrorCode.MODEL_CRASHED, text) from error
         except BaseException:
             await self._discard()
             raise
@@ -185,7 +190,7 @@ class Supervisor:
         while True:
             match await child.events.get():
                 case Progress() as progress:
-                    await on_progress(progress)
+                    on_progress(progress)
                 case Finished() as finished:
                     return finished
                 case Cancelled():

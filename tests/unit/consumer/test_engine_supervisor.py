@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from consumer.child import exit_error
+from consumer.child import EngineProcess, exit_error
 from consumer.protocol import Cancelled, Failed, Finished, JobEnd, Progress
 from consumer.supervisor import EngineState, Supervisor
 from schemas.errors import EngineDied, ErrorCode, ModelError
@@ -54,7 +54,7 @@ class Follower:
         self.reports: list[Progress] = []
         self.begun = asyncio.Event()
 
-    async def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: Progress) -> None:
         self.reports.append(progress)
         self.begun.set()
 
@@ -210,6 +210,22 @@ async def test_a_failed_load_carries_its_own_error(make: MakeSupervisor):
     assert caught.value.code is ErrorCode.MODEL_WEIGHTS_MISSING
 
 
+async def test_an_engine_that_cannot_even_be_spawned_may_be_tried_again(
+    make: MakeSupervisor, monkeypatch: pytest.MonkeyPatch
+):
+    async def no_process(*_: object) -> EngineProcess:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    supervisor = make()
+    with monkeypatch.context() as patched:
+        patched.setattr(EngineProcess, "spawn", no_process)
+        with pytest.raises(EngineDied, match="temporarily unavailable") as caught:
+            await supervisor.ensure_ready()
+    assert caught.value.retryable
+    assert supervisor.state is EngineState.NEW
+    await supervisor.ensure_ready()
+
+
 async def test_a_death_while_loading_is_reported(make: MakeSupervisor):
     with pytest.raises(EngineDied, match="SIGSEGV"):
         await make(DiesLoading).ensure_ready()
@@ -244,7 +260,7 @@ from consumer.supervisor import Supervisor
 from tests.unit.consumer.miniatures import Miniature
 from tests.unit.consumer.worker_fakes import NO_S3, make_job
 
-async def die(progress):
+def die(progress):
     os.kill(os.getpid(), signal.SIGKILL)
 
 async def main():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from consumer.publisher import EventPublisher
 from consumer.records import new_record
 from schemas.base import utc_now
 from schemas.errors import ErrorCode, ResourceError
-from schemas.events import is_terminal
+from schemas.events import Event, is_terminal
 from tests.unit.consumer.worker_fakes import FakeBroker, make_job
 
 
@@ -41,7 +42,8 @@ async def test_progress_of_one_stage_is_thinned_out(tmp_path: Path):
     events = stream(tmp_path, broker, clock)
     for step in range(100):
         clock.now = 100.0 + step * 0.1
-        await events.progress(progress(tmp_path, "reconstruct", step / 100))
+        events.progress(progress(tmp_path, "reconstruct", step / 100))
+        await asyncio.sleep(0)  # let it be told
     assert len(broker.events) == 10
 
 
@@ -49,7 +51,8 @@ async def test_a_new_stage_is_told_at_once(tmp_path: Path):
     broker = FakeBroker()
     events = stream(tmp_path, broker, Clock())
     for stage in ("download", "download", "validate", "validate", "reconstruct"):
-        await events.progress(progress(tmp_path, stage, 0.1))
+        events.progress(progress(tmp_path, stage, 0.1))
+        await asyncio.sleep(0)  # let it be told
     assert [event.data.stage for event in broker.events] == ["download", "validate", "reconstruct"]
 
 
@@ -63,7 +66,9 @@ async def test_numbers_go_on_where_the_last_attempt_ended(tmp_path: Path):
 
 async def test_lost_progress_disturbs_nobody(tmp_path: Path):
     broker = FakeBroker(failures=1)
-    await stream(tmp_path, broker, Clock()).progress(progress(tmp_path, "download", 0.1))
+    events = stream(tmp_path, broker, Clock())
+    events.progress(progress(tmp_path, "download", 0.1))
+    await events.end_progress()
     assert broker.events == []
 
 
@@ -107,3 +112,41 @@ def test_a_terminal_event_follows_from_its_record_alone(tmp_path: Path):
     assert event == terminal_event(record, None)
     assert is_terminal(event)
     assert (event.data.seq, event.data.attempt, event.time) == (9, 2, record.finished_at)
+
+
+class SlowBroker(FakeBroker):
+    """Takes its time, or for ever."""
+
+    gate: asyncio.Event
+
+    async def publish_event(self, event: Event) -> None:
+        await self.gate.wait()
+        await super().publish_event(event)
+
+
+async def test_progress_waits_for_nobody_and_only_the_latest_is_told(tmp_path: Path):
+    broker = SlowBroker()
+    broker.gate = asyncio.Event()
+    events = stream(tmp_path, broker, Clock())
+    for number in range(50):
+        events.progress(progress(tmp_path, f"stage {number}", 0.1))
+        await asyncio.sleep(0)
+    broker.gate.set()
+    await events.end_progress()
+    assert [event.data.stage for event in broker.events] == ["stage 0", "stage 49"]
+    assert [event.data.seq for event in broker.events] == [1, 2]
+
+
+async def test_no_progress_is_told_after_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("consumer.events.BEST_EFFORT_S", 0.05)
+    broker = SlowBroker()
+    broker.gate = asyncio.Event()
+    events = stream(tmp_path, broker, Clock())
+    for stage in ("download", "validate"):
+        events.progress(progress(tmp_path, stage, 0.1))
+        await asyncio.sleep(0)
+    async with asyncio.timeout(1):
+        await events.end_progress()
+    broker.gate.set()
+    await asyncio.sleep(0.05)
+    assert broker.events == []

@@ -68,7 +68,7 @@ class FakeEngine:
     async def run(self, job: Job, on_progress: OnProgress) -> JobEnd:
         self.journal.append("run")
         for each in self.progress:
-            await on_progress(each)
+            on_progress(each)
         return self.plan(job)
 
 
