@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -29,19 +30,26 @@ def default_worker_id() -> str:
 
 
 def mask_url(url: str) -> str:
-    """The URL with its password replaced, fit for logs."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
+    """The URL without its password, fit for logs. Hides too much rather than too little."""
+    if not _is_amqp_url(url):
+        return "***"
+    # All up to the last @: whoever forgot to encode a character of the password must not read it in a log.
+    return re.sub(r"(?s)\?.*", "?***", re.sub(r"(?s)^(\w+://[^:@]*):.*@", r"\1:***@", url))
+
+
+def _is_amqp_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    # A second @ or a # comes from a password that was not encoded; the host is another one then.
+    ambiguous = url.count("@") > 1 or "#" in url or "@" in parts.path + parts.query
+    return parts.scheme in ("amqp", "amqps") and bool(parts.hostname) and port != 0 and not ambiguous
 
 
 class Settings(BaseSettings):
-    """Settings of worker, client and CLI. Each field is read from `RECON_<NAME>`; lists are comma-separated.
-
-    The defaults work with `docker compose up`.
-    """
+    """Settings of worker, client and CLI. Each field is read from `RECON_<NAME>`; lists have commas."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
 
@@ -107,6 +115,16 @@ class Settings(BaseSettings):
     output_prefix: LocationStr = Field(
         "s3://recon/results", description="Results lie below this location unless the job says otherwise."
     )
+
+    @field_validator("amqp_url")
+    @classmethod
+    def _broker_url(cls, value: SecretStr) -> SecretStr:
+        if not _is_amqp_url(value.get_secret_value()):
+            raise ValueError(
+                "give amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps://; "
+                "percent-encode / ? # @ : in the password"
+            )
+        return value
 
     @field_validator("models")
     @classmethod

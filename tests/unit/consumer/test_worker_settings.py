@@ -10,7 +10,7 @@ from consumer.settings import Settings, load_settings, mask_url
 from schemas.errors import InvalidJob
 
 
-def test_defaults_fit_the_compose_file():
+def test_defaults_suit_one_machine():
     settings = Settings()
     assert settings.amqp_url.get_secret_value() == "amqp://guest:guest@localhost:5672/"
     assert settings.served_models == ("nvdiffrec",)
@@ -72,6 +72,49 @@ def test_a_wrong_secret_is_not_repeated_in_the_error(monkeypatch):
 
 def test_a_url_without_a_password_is_shown_as_it_is():
     assert mask_url("amqp://localhost/") == "amqp://localhost/"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://me:hush/hush@broker/",
+        "amqp://me:12/hush@broker/",
+        "amqp://me:hush#hush@broker/",
+        "amqp://me:1#hush@broker/",
+        "amqp://me:hush?hush@broker/",
+        "amqp://me:1?hush@broker/",
+        "amqp://me:hush@hush@broker/",
+        "http://me:hush@broker/",
+        "me:hush@broker",
+        "amqp://me:hush@/",
+        "amqp://me:hush@broker:hush/",
+        "amqp://me:hush@broker:99999/",
+        "amqp://[hush/",
+        "hush",
+        "",
+    ],
+)
+def test_a_wrong_address_of_the_broker_is_refused_and_never_repeated(monkeypatch, url: str):
+    monkeypatch.setenv("RECON_AMQP_URL", url)
+    with pytest.raises(InvalidJob, match=r"RECON_AMQP_URL: .*amqps") as caught:
+        load_settings()
+    assert "hush" not in str(caught.value)
+    assert "hush" not in mask_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("amqp://me:a%2Fb%40c@broker/v", "amqp://me:***@broker/v"),
+        ("amqp://me:hu\nsh@broker/", "amqp://me:***@broker/"),
+        ("amqps://broker:5671/?password=hush", "amqps://broker:5671/?***"),
+        ("amqp://me:hush@broker/?heartbeat=3&password=hush", "amqp://me:***@broker/?***"),
+        ("amqp://me@[::1]:5672/", "amqp://me@[::1]:5672/"),
+    ],
+)
+def test_a_right_address_is_shown_without_its_password(monkeypatch, url: str, shown: str):
+    monkeypatch.setenv("RECON_AMQP_URL", url)
+    assert load_settings().masked_amqp_url == shown
 
 
 def test_settings_cannot_be_changed():
