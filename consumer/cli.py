@@ -19,6 +19,7 @@ from rich.console import Console
 
 from consumer import arguments, display, log, steps
 from consumer.flags import (
+    DeviceFlag,
     JsonFlag,
     LogFormat,
     LogLevel,
@@ -28,7 +29,7 @@ from consumer.flags import (
     OptionsFile,
     OutputFlag,
 )
-from schemas.errors import AccessError, ConflictError, InvalidJob, ReconError
+from schemas.errors import AccessError, ConflictError, ErrorCode, InvalidJob, ReconError
 from schemas.jobs import ModelName
 
 if TYPE_CHECKING:
@@ -85,9 +86,7 @@ def worker(
     models: Annotated[
         str | None, typer.Option(envvar="RECON_MODELS", help="Models to serve, separated by commas.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(envvar="RECON_DEVICE", help="Device: auto, cpu or cuda.")
-    ] = None,
+    device: DeviceFlag = None,
 ) -> None:
     """Take jobs and run them, one at a time, until SIGTERM or Ctrl-C; a second one stops at once."""
     from consumer.shutdown import on_stop
@@ -132,6 +131,9 @@ def submit(
     with _errors():
         settings = _settings(context)
         chosen = job_id or uuid4()
+        if source.startswith("file:"):
+            text = "A worker reads no files of this machine: give the folder itself, and it is uploaded."
+            raise AccessError(ErrorCode.LOCATION_NOT_ALLOWED, text)
         folder = None if "://" in source else Path(source)
 
         async def work() -> int:
@@ -228,9 +230,7 @@ def run(
     model: ModelFlag = Model.NVDIFFREC,
     option: OptionFlag = [],  # noqa: B006
     options_file: OptionsFile = None,
-    device: Annotated[
-        str | None, typer.Option(envvar="RECON_DEVICE", help="Device: auto, cpu or cuda.")
-    ] = None,
+    device: DeviceFlag = None,
     job_id: Annotated[UUID | None, typer.Option(help="A new one by default.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -328,6 +328,11 @@ def _errors() -> Iterator[None]:
         typer.echo(f"error: {display.format_error(error.info())}", err=True)
         refused = isinstance(error, InvalidJob | AccessError | ConflictError)
         raise typer.Exit(EXIT_REFUSED if refused else EXIT_UNAVAILABLE) from None
+    except BrokenPipeError:
+        raise  # whoever reads our output has left; typer ends in silence
+    except OSError as error:
+        typer.echo(f"error: {error or type(error).__name__}", err=True)
+        raise typer.Exit(EXIT_UNAVAILABLE) from None
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None

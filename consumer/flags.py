@@ -32,6 +32,14 @@ class LogLevel(StrEnum):
     ERROR = "ERROR"
 
 
+class Device(StrEnum):
+    """Devices of the engine."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
 ModelFlag = Annotated[Model, typer.Option(help="Reconstruction model.")]
 OptionFlag = Annotated[
     list[str],
@@ -47,5 +55,8 @@ OutputFlag = Annotated[
         envvar="RECON_OUTPUT_PREFIX",
         metavar="s3://BUCKET/PREFIX",
     ),
+]
+DeviceFlag = Annotated[
+    Device | None, typer.Option(envvar="RECON_DEVICE", help="Device of the engine.", show_default=False)
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Answer with JSON on standard output.")]

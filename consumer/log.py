@@ -47,8 +47,10 @@ def configure(config: LogConfig) -> None:
     handler.setFormatter(_JsonFormatter() if config.format == "json" else _TextFormatter())
     logging.basicConfig(level=config.level, handlers=[handler], force=True)
     # Their debug lines carry whole messages, and their warnings repeat what we report ourselves.
-    for name in ("aiormq", "aio_pika", "botocore", "boto3", "urllib3", "s3transfer", "PIL"):
+    for name in ("botocore", "boto3", "urllib3", "s3transfer", "PIL"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("aiormq", "aio_pika"):  # their errors too, with tracebacks
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _add_job_id(record: logging.LogRecord) -> bool:

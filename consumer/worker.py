@@ -20,10 +20,14 @@ from consumer.records import RecordKeeper
 from consumer.settings import Settings
 from consumer.supervisor import SHUTDOWN, EngineState, Supervisor
 from pipeline.versions import worker_version
-from schemas.errors import ReconError
+from schemas.errors import ErrorCode, InvalidJob, ReconError
 from schemas.events import WorkerData, WorkerOffline, WorkerOnline
+from schemas.jobs import ModelName
 
 LOGGER = logging.getLogger(__name__)
+
+IMPLEMENTED: frozenset[ModelName] = frozenset({"nvdiffrec"})
+"""Models that the real pipeline has; the contract knows one more."""
 
 MAX_LOAD_FAILURES = 3
 """Starts of the engine that may fail in a row before the worker gives up and lets its own supervisor see."""
@@ -39,6 +43,9 @@ class Worker:
         settings: All there is to know.
         factory: Makes the pipeline in the engine; the real one by default.
         log_config: How the engine logs.
+
+    Raises:
+        InvalidJob: INVALID_OPTIONS: the settings ask for a model that is not there.
     """
 
     def __init__(
@@ -48,6 +55,10 @@ class Worker:
         factory: PipelineFactory | None = None,
         log_config: LogConfig | None = None,
     ) -> None:
+        missing = sorted(set(settings.served_models) - IMPLEMENTED) if factory is None else []
+        if missing:
+            text = f"Setting RECON_MODELS: this version has no implementation of {', '.join(missing)}."
+            raise InvalidJob(ErrorCode.INVALID_OPTIONS, text)
         self._settings = settings
         self._queues = [settings.topology().job_queue(model) for model in settings.served_models]
         self._broker = Broker(settings, name=f"recon worker {settings.worker_id}")

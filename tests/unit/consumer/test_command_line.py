@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from consumer import arguments, local
+from consumer import arguments, local, steps
 from consumer.cli import app
 from consumer.protocol import EnginePipeline
 from pipeline.settings import PipelineSettings
@@ -86,7 +86,10 @@ def test_settings_are_listed_without_secrets(runner: CliRunner, monkeypatch: pyt
         (["submit", "http://recon/x"], 4, "INVALID_MESSAGE"),
         (["submit", "/no/such/folder"], 4, "INPUT_NOT_FOUND"),
         (["submit", "s3://recon/x", "--output", "s3://UPPER/x"], 4, "INVALID_MESSAGE"),
+        (["submit", "file:///views"], 4, "uploaded"),
         (["watch", "no uuid"], 2, "UUID"),
+        (["worker", "--device", "abacus"], 2, "--device"),
+        (["worker", "--models", "reconviagen"], 4, "no implementation of reconviagen"),
     ],
 )
 def test_every_failure_is_one_line_and_an_exit_code(runner: CliRunner, tmp_path, command, code, word):
@@ -103,6 +106,17 @@ def test_every_failure_is_one_line_and_an_exit_code(runner: CliRunner, tmp_path,
     assert "hush" not in done.output
     if code != 2:
         assert [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+
+
+def test_a_file_that_cannot_be_read_or_written_is_one_line(runner, views, monkeypatch):
+    async def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "images/0.png")
+
+    monkeypatch.setattr(steps, "check_and_upload", refuse)
+    done = runner.invoke(app, ["submit", str(views)])
+    assert done.exit_code == 5
+    assert "Permission denied: 'images/0.png'" in done.stderr
+    assert "Traceback" not in done.output
 
 
 def test_a_wrong_setting_is_one_line(runner: CliRunner):

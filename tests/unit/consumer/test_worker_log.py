@@ -47,3 +47,10 @@ def test_a_traceback_stays_inside_its_json_line(capsys: pytest.CaptureFixture[st
         logging.getLogger("consumer.test").exception("failed")
     (line,) = capsys.readouterr().err.splitlines()
     assert "ValueError: oops" in json.loads(line)["traceback"]
+
+
+@pytest.mark.parametrize("name", ["aiormq.connection", "aio_pika.robust_connection"])
+def test_the_broker_libraries_do_not_repeat_what_we_report(capsys: pytest.CaptureFixture[str], name: str):
+    log.configure(log.LogConfig("text", "DEBUG"))
+    logging.getLogger(name).error("Unexpected connection close")
+    assert capsys.readouterr().err == ""
