@@ -30,7 +30,10 @@ class JobRecord(Published):
     batch_id: str | None = Field(None, description="As in the job.")
     metadata: Metadata = Field(default_factory=dict, description="As in the job.")
     state: JobState = Field(description="Where the job stands.")
-    attempt: int = Field(ge=0, description="Attempts begun so far, without those that a shutdown ended; 0 if refused before the first.")
+    attempt: int = Field(
+        ge=0,
+        description="Attempts begun so far, without those that a shutdown ended; 0 if refused before the first.",
+    )
     worker_id: str = Field(description="The worker that wrote this record.")
     last_seq: int = Field(ge=0, description="`seq` of the last event of this job that is known to be used.")
     created_at: UtcDateTime = Field(description="The job's own `created_at`, copied.")
