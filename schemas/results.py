@@ -32,7 +32,7 @@ class JobRecord(Published):
     state: JobState = Field(description="Where the job stands.")
     attempt: int = Field(
         ge=0,
-        description="Attempts begun so far, without those that a shutdown ended; 0 if refused before the first.",
+        description="Attempts begun, without those that a shutdown ended; 0 if refused before the first.",
     )
     worker_id: str = Field(description="The worker that wrote this record.")
     last_seq: int = Field(ge=0, description="`seq` of the last event of this job that is known to be used.")
