@@ -161,17 +161,20 @@ def test_bad_files_are_refused_with_file_and_rule(system, spoil, code, file):
         assert file.split("/")[-1] in error.message, error
 
 
-def test_unknown_model_is_refused(system):
-    event = refusal(system, message(system, system.upload(sample()), model="sculptor"))
+def test_unknown_model_is_refused_and_kept(system):
+    job = message(system, system.upload(sample()), model="sculptor")
+    event = refusal(system, job)
     assert event.data.error.code == ErrorCode.UNKNOWN_MODEL
     assert "sculptor" in event.data.error.message
+    assert _dead_letter(system, "UNKNOWN_MODEL") == json.dumps(job).encode()
 
 
-def test_unknown_option_is_refused(system):
+def test_unknown_option_is_refused_and_kept(system):
     job = message(system, system.upload(sample()), options={"gird_resolution": 64})
     event = refusal(system, job)
     assert event.data.error.code == ErrorCode.INVALID_OPTIONS
     assert "gird_resolution" in event.data.error.message
+    assert _dead_letter(system, "INVALID_OPTIONS") == json.dumps(job).encode()
 
 
 @pytest.mark.parametrize("side", ["input", "output"])
@@ -180,6 +183,8 @@ def test_bucket_not_on_the_allow_list_is_refused(system, side):
     event = refusal(system, job)
     assert event.data.error.code == ErrorCode.LOCATION_NOT_ALLOWED
     assert "somebody-elses" in event.data.error.message
+    if side == "output":  # where no record may be written, the message itself is what is left
+        assert _dead_letter(system, "LOCATION_NOT_ALLOWED") == json.dumps(job).encode()
 
 
 @pytest.mark.parametrize("body", [b'{"schema_version": "1.0", "job_id": ', b"\xff\xfe\x00", b"[]"])
@@ -192,9 +197,7 @@ def test_malformed_message_goes_to_the_dead_letters_with_its_reason(system, body
     system.events.remove(event)  # the next case waits for its own
     assert event.data.error.code == ErrorCode.INVALID_MESSAGE
 
-    dead = _take_patiently(system, system.dead)
-    assert dead.body == body
-    assert "INVALID_MESSAGE" in str(dict(dead.headers))
+    assert _dead_letter(system, "INVALID_MESSAGE") == body
 
 
 def test_worker_serves_the_next_job_after_a_refusal(system):
@@ -222,9 +225,11 @@ def test_worker_serves_the_next_job_after_a_refusal(system):
     assert system.wait_until_empty(system.dead)
 
 
-def _take_patiently(system, queue: str, timeout_s: float = 20):
+def _dead_letter(system, code: str, timeout_s: float = 20) -> bytes:
+    """Take the next dead letter, which must be there for this reason; returns the message."""
     deadline = time.monotonic() + timeout_s
-    while (found := system.broker.take(queue)) is None:
-        assert time.monotonic() < deadline, f"{queue} stayed empty"
+    while (found := system.broker.take(system.dead)) is None:
+        assert time.monotonic() < deadline, "there is no dead letter"
         time.sleep(0.1)
-    return found
+    assert found.headers["x-recon-reason"] == code
+    return found.body
