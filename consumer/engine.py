@@ -6,7 +6,6 @@ it also ends the process when the control plane is gone, because an orphan must 
 
 from __future__ import annotations
 
-import errno
 import functools
 import logging
 import os
@@ -120,10 +119,10 @@ class Engine:
                 return Cancelled(job.job_id, cancelled.reason)
             except ReconError as error:
                 LOGGER.info("The job failed: %s", error)
-                return Failed(job.job_id, error.info(), leaves=_spoils_process(error))
+                return _failed(job, error)
             except Exception as error:
                 LOGGER.exception("The job failed in an unforeseen way.")
-                return Failed(job.job_id, translate(error).info(), leaves=_spoils_process(error))
+                return _failed(job, translate(error))
         return Finished(job.job_id, outcome.quality, outcome.output, outcome.manifest)
 
     def _listen(self) -> None:
@@ -148,24 +147,18 @@ class Engine:
             self._pipe.send(event)
 
 
+def _failed(job: Job, error: ReconError) -> Failed:
+    # After a fault of the GPU every further call in this process fails too.
+    return Failed(job.job_id, error.info(), leaves=error.code is ErrorCode.GPU_UNAVAILABLE)
+
+
 def translate(error: Exception) -> ReconError:
-    """A foreign exception in our own terms. Matches torch's errors by name: torch is not imported here."""
+    """A foreign exception in our own terms."""
     if isinstance(error, ReconError):
         return error
+    from pipeline.failures import translate as machine_failure  # imports torch: in the engine's process only
+
     text = f"{type(error).__name__}: {error}"[:MAX_FOREIGN_MESSAGE]
-    if isinstance(error, MemoryError):
-        return ResourceError(ErrorCode.HOST_OUT_OF_MEMORY)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError(ErrorCode.DISK_FULL, f"The worker's disk is full: {text}")
-    if type(error).__name__ == "OutOfMemoryError":
-        return ResourceError(ErrorCode.MODEL_VRAM_OOM, f"The GPU ran out of memory: {text}")
-    if _spoils_process(error):
-        return ResourceError(ErrorCode.GPU_UNAVAILABLE, f"The GPU failed: {text}")
-    return ResourceError(ErrorCode.INTERNAL_ERROR, f"The engine failed in an unforeseen way: {text}")
-
-
-def _spoils_process(error: Exception) -> bool:
-    """After a CUDA fault every further call in this process fails too."""
-    if isinstance(error, ReconError):
-        return error.code is ErrorCode.GPU_UNAVAILABLE
-    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    return machine_failure(error) or ResourceError(
+        ErrorCode.INTERNAL_ERROR, f"The engine failed in an unforeseen way: {text}"
+    )

@@ -17,8 +17,6 @@ from schemas.results import MANIFEST_NAME, RECORD_NAME, Artifact, Manifest
 
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 
-_CHUNK_BYTES = 1024 * 1024
-
 
 @dataclass(frozen=True)
 class FetchProgress:
@@ -109,11 +107,8 @@ def _fetch_file(store: ObjectStore, artifact: Artifact, target: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _damaged(path: str, rule: str) -> ReconError:

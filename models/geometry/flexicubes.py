@@ -61,7 +61,6 @@ class FlexiCubes:
         self._cube_stride = torch.tensor([1, resolution, resolution * resolution], device=device)
         # CUDA has no integer matrix product, hence the sums here and below.
         self._corner_offset = (torch.tensor(CORNERS, device=device) * self._vertex_stride).sum(-1)  # [8]
-        self._corner_bit = 1 << torch.arange(8, device=device)
 
     @property
     def vertex_count(self) -> int:
