@@ -69,12 +69,14 @@ class Reconstruction:
         raster: Name of the rasterizer that ran.
         curves: Optimisation curves by name, for the quality report; equal spacing.
         extra: Further figures of the model.
+        cameras: The input's cameras as the model corrected them; None where it took them as given.
     """
 
     mesh: TexturedMesh
     raster: str
     curves: dict[str, list[float]] = field(default_factory=dict)
     extra: dict[str, float] = field(default_factory=dict)
+    cameras: Cameras | None = None
 
 
 class Reconstructor(Protocol):

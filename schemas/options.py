@@ -101,38 +101,46 @@ class CommonOptions(Received):
 
 
 class NvdiffrecOptions(CommonOptions):
-    """Options of `nvdiffrec`: optimisation by differentiable rendering."""
+    """Options of `nvdiffrec`: optimisation by differentiable rendering; unset ones follow the preset."""
 
+    preset: Literal["preview", "standard", "high"] = Field(
+        "standard", description="Time against quality; every option below overrides its part of it."
+    )
     raster: Literal["auto", "nvdiffrast", "warp"] = Field(
         "auto",
         description="Rasterizer. `auto`: nvdiffrast where it is installed and a GPU is there, else Warp.",
     )
+    materials: Literal["unlit", "pbr"] | None = Field(
+        None,
+        description="`pbr`: base colour, roughness, metallic, and the light they were seen in; `unlit`: one "
+        "colour with the light baked in.",
+    )
+    normal_map: bool | None = Field(None, description="Optimise a tangent-space normal map (`pbr` only).")
     grid_resolution: int | None = Field(
-        None,
-        ge=16,
-        le=256,
-        description="Cells of the signed-distance grid along one axis; unset: by the input's size, 32 to 64.",
+        None, ge=16, le=256, description="Cells of the signed-distance grid along one axis."
     )
-    geometry_iterations: int = Field(
-        150, ge=1, le=20000, description="Steps of phase 1: shape and colour field."
+    geometry_iterations: int | None = Field(
+        None, ge=1, le=20000, description="Steps of phase 1: shape and colour field."
     )
-    texture_iterations: int = Field(
-        100, ge=1, le=20000, description="Steps of phase 2: fixed topology, texture."
+    texture_iterations: int | None = Field(
+        None, ge=1, le=20000, description="Steps of phase 2: fixed topology, texture."
     )
-    batch_size: int = Field(6, ge=1, le=64, description="Views rendered in one step.")
+    batch_size: int | None = Field(None, ge=1, le=64, description="Views rendered in one step.")
     train_resolution: int | None = Field(
-        None,
-        ge=32,
-        le=2048,
-        description="Longer side at which views are compared, pixels; unset: the input's own, at most 1024.",
+        None, ge=32, le=2048, description="Longer side at which views are compared, pixels; never enlarged."
     )
     texture_resolution: int | None = Field(
-        None,
-        ge=64,
-        le=2048,
-        description="Side of the atlas, pixels, rounded up to a power of two; unset: by the input's size.",
+        None, ge=64, le=4096, description="Side of the textures, pixels, rounded up to a power of two."
+    )
+    target_triangles: int = Field(
+        50_000, ge=500, le=1_000_000, description="Meshes with more triangles than this are simplified."
     )
     use_depth: bool = Field(True, description="Use depth maps where the input has them.")
+    refine_cameras: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Correct poses and focal lengths together with the shape. `auto`: where the views "
+        "contradict each other by more than exact cameras would.",
+    )
 
 
 class ReconviagenOptions(CommonOptions):

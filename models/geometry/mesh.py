@@ -24,7 +24,10 @@ class Mesh:
 
 @dataclass(frozen=True)
 class TexturedMesh:
-    """A triangle mesh with one UV atlas and a base-colour texture.
+    """A triangle mesh with one UV atlas and its textures, of one size.
+
+    With `roughness_metallic` the surface is lit (glTF's metallic-roughness material) and `base_color` is its
+    albedo; without, the light of the photographs is baked into `base_color` and nothing may light it again.
 
     Attributes:
         vertices: [N, 3] float32, world units; positions of the surface, not split at seams.
@@ -32,7 +35,11 @@ class TexturedMesh:
         uvs: [M, 2] float32 in [0, 1]; v = 0 is the texture's row 0, its top row.
         uv_faces: [F, 3] int32, indices into `uvs`.
         base_color: [Ht, Wt, 3] float32, sRGB in [0, 1].
-        unlit: The light of the photographs is baked into `base_color`.
+        roughness_metallic: [Ht, Wt, 2] float32, linear in [0, 1]: roughness, metallic; None when unlit.
+        normal_map: [Ht, Wt, 3] float32, unit normals in tangent space, +y along decreasing v as in glTF; None
+            for the plain surface.
+        environment: [He, We, 3] float32, linear radiance of the light of the photographs as an
+            equirectangular image in the world frame (`models.shading.light`); None when unlit or unknown.
     """
 
     vertices: Tensor
@@ -40,17 +47,30 @@ class TexturedMesh:
     uvs: Tensor
     uv_faces: Tensor
     base_color: Tensor
-    unlit: bool = True
+    roughness_metallic: Tensor | None = None
+    normal_map: Tensor | None = None
+    environment: Tensor | None = None
+
+    @property
+    def unlit(self) -> bool:
+        """Whether the light is baked into `base_color`."""
+        return self.roughness_metallic is None
 
     def to(self, device: torch.device | str) -> TexturedMesh:
         """The same mesh on another device."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
         return TexturedMesh(
             self.vertices.to(device),
             self.faces.to(device),
             self.uvs.to(device),
             self.uv_faces.to(device),
             self.base_color.to(device),
-            self.unlit,
+            moved(self.roughness_metallic),
+            moved(self.normal_map),
+            moved(self.environment),
         )
 
 

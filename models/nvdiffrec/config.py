@@ -83,12 +83,12 @@ def make_config(options: NvdiffrecOptions, width: int, height: int) -> Nvdiffrec
         use_depth=options.use_depth,
         geometry=GeometryConfig(
             resolution=options.grid_resolution or grid_resolution(width, height),
-            iterations=options.geometry_iterations,
-            batch_size=options.batch_size,
+            iterations=options.geometry_iterations or 150,
+            batch_size=options.batch_size or 6,
         ),
         texture=TextureConfig(
-            iterations=options.texture_iterations,
-            batch_size=options.batch_size,
+            iterations=options.texture_iterations or 100,
+            batch_size=options.batch_size or 6,
             resolution=texture_resolution(width, height, options.texture_resolution),
         ),
     )

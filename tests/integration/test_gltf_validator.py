@@ -63,7 +63,8 @@ def mesh() -> TexturedMesh:
 def test_validator_has_nothing_to_say(
     validator: Path, mesh: TexturedMesh, tmp_path: Path, up_axis: UpAxis, unlit: bool
 ) -> None:
-    export_mesh(dataclasses.replace(mesh, unlit=unlit), tmp_path, up_axis=up_axis, name="sphere")
+    matte = None if unlit else torch.tensor([1.0, 0.0]).expand(*mesh.base_color.shape[:2], 2)
+    export_mesh(dataclasses.replace(mesh, roughness_metallic=matte), tmp_path, up_axis=up_axis, name="sphere")
     report = validate(validator, tmp_path / "model.glb")
     assert report["issues"]["messages"] == []
     assert report["info"]["totalTriangleCount"] == len(mesh.faces)

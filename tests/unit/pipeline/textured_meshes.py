@@ -39,7 +39,7 @@ def with_atlas(shape: trimesh.Trimesh, texture_size: int, *, unlit: bool = True)
         torch.tensor(uvs, dtype=torch.float32),
         torch.tensor(uv_faces.astype(np.int32)),
         torch.tensor(texture, dtype=torch.float32),
-        unlit,
+        None if unlit else torch.tensor([0.8, 0.1]).expand(texture_size, texture_size, 2),
     )
 
 
