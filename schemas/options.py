@@ -23,8 +23,15 @@ class CameraOptions(Received):
 
     rig: Literal["axis6"] | None = Field(
         None,
-        description="Named rig for an input of images only. `axis6`: front, right, back, left, top, bottom "
-        "in the order of the file names, all looking at the origin; z is up, the front camera on -y.",
+        description="Named rig for an input of images only; unset: the cameras are estimated from the "
+        "images. `axis6`: front, right, back, left, top, bottom in the order of the file names, all looking "
+        "at the origin; z is up, the front camera on -y.",
+    )
+    features: Literal["object", "all"] = Field(
+        "object",
+        description="Estimation only: which image features count. `object`: those inside the masks, right "
+        "for a turntable too. `all`: the background's too, which helps a plain object that the camera moved "
+        "around while everything stood still.",
     )
     rig_distance: float = Field(
         3.2, gt=0, le=1e4, description="Rig only: distance of the cameras from the origin, world units."
