@@ -31,9 +31,8 @@ if not __package__:  # run as a file: the packages lie beside this folder
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from pydantic import ValidationError
 
-from benchmarks.reconstruction.datasets import DataSet, LayoutError
+from benchmarks.reconstruction.datasets import DataSet
 from benchmarks.reconstruction.degrade import Degradation
 from benchmarks.reconstruction.matrix import Bench, Plan, Record
 from benchmarks.reconstruction.report import label, report
@@ -115,7 +114,7 @@ def main() -> int:
     try:
         data_sets = [DataSet(folder, arguments.rigs) for folder in arguments.folders]
         options = combine(arguments.options, arguments.presets, arguments.rasters)
-    except (LayoutError, ValidationError, ValueError) as error:
+    except ValueError as error:
         parser.error(str(error))
     degradation = _degradation(arguments)
     _check(parser, arguments, data_sets, degradation)
@@ -133,21 +132,24 @@ def combine(jobs: list[str], presets: list[str], rasters: list[str]) -> list[dic
 
     Raises:
         ValidationError: A set is not valid for `nvdiffrec`.
-        ValueError: It is not JSON.
+        ValueError: It is no JSON object.
     """
-    combined = [
-        {
-            **json.loads(job),
-            **({} if preset is None else {"preset": preset}),
-            **({} if raster is None else {"raster": raster}),
-        }
-        for job in jobs
-        for preset in presets or (None,)
-        for raster in rasters or (None,)
+    named = [
+        {**preset, **raster}
+        for preset in ([{"preset": name} for name in presets] or [{}])
+        for raster in ([{"raster": name} for name in rasters] or [{}])
     ]
+    combined = [{**names, **_object(job), **names} for job in jobs for names in named]
     for options in combined:
         NvdiffrecOptions.model_validate(options)
     return combined
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"options are a JSON object, got {text}")
+    return value
 
 
 def _degradation(arguments: argparse.Namespace) -> Degradation:

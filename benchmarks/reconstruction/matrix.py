@@ -18,7 +18,7 @@ from benchmarks.reconstruction.evaluate import mean_psnr_db, renderer, score_ima
 from benchmarks.reconstruction.lpips_metric import Perceptual, load_lpips
 from benchmarks.reconstruction.measure import (
     Clock,
-    Measured,
+    Cost,
     Score,
     Snapshot,
     end_line,
@@ -106,34 +106,43 @@ class Bench:
         check_depths(views)  # what a worker would refuse is refused
         size = (exact.cameras.width, exact.cameras.height)
         baseline = find_baseline(f"{data.name}/{rig}", size, len(data.test) if data.test else 0)
-        runs = self._repeated(views, options, data.test)
+        made, costs = self._repeated(views, options, data.test)
         clock = Clock(self._device)
-        scores = self._scores(runs[-1].made, views, exact.cameras, data)
+        scores = self._scores(made, views, exact.cameras, data)
         return {
             "views": len(views),
             "size": f"{size[0]}x{size[1]}",
-            "raster": runs[-1].made.raster,
-            **_costs(runs),
-            "vertices": int(runs[-1].made.mesh.vertices.shape[0]),
-            "faces": int(runs[-1].made.mesh.faces.shape[0]),
+            "raster": made.raster,
+            **_summary(costs),
+            "vertices": int(made.mesh.vertices.shape[0]),
+            "faces": int(made.mesh.faces.shape[0]),
             **scores,
-            **self._times_to(runs[-1].snapshots, baseline),
+            **self._times_to(costs[-1].snapshots, baseline),
             "baseline": None if baseline is None else asdict(baseline),
-            "extra": dict(runs[-1].made.extra),
+            "extra": dict(made.extra),
             "scoring_seconds": clock.seconds(),
         }
 
-    def _repeated(self, views: Views, options: NvdiffrecOptions, test: Views | None) -> list[Measured]:
-        """All runs; the last one with snapshots, if any are wanted."""
+    def _repeated(
+        self, views: Views, options: NvdiffrecOptions, test: Views | None
+    ) -> tuple[Reconstruction, list[Cost]]:
+        """The last result, and what every run took; snapshots, if any are wanted, are the last run's.
+
+        Earlier results are let go at once: they are not part of the next run's memory.
+        """
         score: Score | None = None
         if self._plan.targets_db is not None and test is not None:
             score = partial(mean_psnr_db, views=test, device=self._device)
-        runs: list[Measured] = []
-        while len(runs) < self._plan.repeat:
-            last = len(runs) == self._plan.repeat - 1
-            runs.append(measure_run(self._model, views, options, self._device, score if last else None))
-            end_line(f"  reconstructed in {runs[-1].seconds:.2f} s")
-        return runs
+        costs = [self._timed(views, options)[1] for _ in range(self._plan.repeat - 1)]
+        made, last = self._timed(views, options, score)
+        return made, [*costs, last]
+
+    def _timed(
+        self, views: Views, options: NvdiffrecOptions, score: Score | None = None
+    ) -> tuple[Reconstruction, Cost]:
+        made, cost = measure_run(self._model, views, options, self._device, score)
+        end_line(f"  reconstructed in {cost.seconds:.2f} s")
+        return made, cost
 
     def _scores(self, made: Reconstruction, views: Views, exact: Cameras, data: DataSet) -> Record:
         """Figures of the result; in the true world, into which it is aligned if the cameras were noisy."""
@@ -177,7 +186,7 @@ class Bench:
         }
 
 
-def _costs(runs: list[Measured]) -> Record:
+def _summary(runs: list[Cost]) -> Record:
     warm = runs[1:] or runs
     return {
         "seconds": statistics.median(run.seconds for run in warm),

@@ -41,18 +41,16 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One reconstruction and what it cost.
+class Cost:
+    """What one reconstruction took.
 
     Attributes:
-        made: The result.
         seconds: Wall-clock time of the whole call, the device waited for.
         stages: Seconds by stage, in order. A stage begins with the first message that names it.
         memory: MiB; see `MemoryPeaks`.
         snapshots: In order; empty where none were asked for.
     """
 
-    made: Reconstruction
     seconds: float
     stages: dict[str, float]
     memory: dict[str, float]
@@ -65,8 +63,8 @@ def measure_run(
     options: NvdiffrecOptions,
     device: torch.device,
     score: Score | None = None,
-) -> Measured:
-    """Reconstruct once.
+) -> tuple[Reconstruction, Cost]:
+    """Reconstruct once; the result, and what it took.
 
     Args:
         model: Loaded.
@@ -85,8 +83,7 @@ def measure_run(
     keywords: dict[str, Any] = {} if recorder is None else {"snapshot": recorder}
     made = model.reconstruct(views, options, progress, **keywords)
     seconds = clock.seconds()
-    return Measured(
-        made=made,
+    return made, Cost(
         seconds=seconds,
         stages=progress.stages(seconds),
         memory=memory.figures(),
@@ -165,6 +162,8 @@ class MemoryPeaks:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._peaks = {"gpu_mib": 0.0, "gpu_reserved_mib": 0.0}
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # starts CUDA, without which there are no marks to reset
         _reset_host_peak()
         self._reset()
 

@@ -95,6 +95,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_runs(monkeypatch, ca
     )
     assert "name at least one data set" in refusal(monkeypatch, capsys)
     assert "batch" in refusal(monkeypatch, capsys, SPOT, "--options", '{"batch": 3}')
+    assert "JSON object" in refusal(monkeypatch, capsys, SPOT, "--options", "[1]")
     assert "at least 1" in refusal(monkeypatch, capsys, SPOT, "--repeat", 0)
 
 

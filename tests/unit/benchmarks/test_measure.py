@@ -35,7 +35,7 @@ class Slow:
 
 
 def test_stages_share_the_time_of_the_run():
-    measured = measure_run(Slow(), spot_views(), NvdiffrecOptions(), CPU)
+    _, measured = measure_run(Slow(), spot_views(), NvdiffrecOptions(), CPU)
     assert list(measured.stages) == ["start", "shape", "texture"]
     assert measured.stages["shape"] == pytest.approx(2 * STEP, abs=0.04)
     assert sum(measured.stages.values()) == pytest.approx(measured.seconds)
@@ -51,7 +51,7 @@ def test_looking_at_a_run_takes_none_of_its_time():
         time.sleep(4 * STEP)
         return float(len(render(views.cameras).alpha))
 
-    measured = measure_run(Slow(), views, NvdiffrecOptions(), CPU, score)
+    _, measured = measure_run(Slow(), views, NvdiffrecOptions(), CPU, score)
     assert [one.step for one in measured.snapshots] == ["step 0", "step 1", "step 2", "step 3"]
     assert [one.psnr_db for one in measured.snapshots] == [6.0] * 4
     for done, one in enumerate(measured.snapshots, start=1):
