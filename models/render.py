@@ -1,4 +1,4 @@
-"""Render textured meshes from pinhole cameras, for the quality check and the previews."""
+"""Render textured meshes from pinhole cameras: for the optimisation, the quality check and the previews."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor
 from models.geometry.camera import Cameras
 from models.geometry.mesh import TexturedMesh
 from models.raster import RasterBackend
+from models.shading.deferred import shade_samples
+from models.shading.light import FilteredLight, filter_light, studio_light
 
 SAMPLES = 2
 """Samples along each side of a pixel. Antialiasing finds silhouettes through the triangles that pixels see;
@@ -75,12 +77,74 @@ def resolve_depth(depth: Tensor, covered: Tensor, samples: int) -> tuple[Tensor,
     return resolve(depth, samples)[..., 0] * whole, whole
 
 
+def eye_positions(matrices: Tensor) -> Tensor:
+    """Camera centres [V, 3] of world-to-clip matrices [V, 4, 4]: where clip x, y and w vanish."""
+    x, y, w = matrices[:, 0], matrices[:, 1], matrices[:, 3]
+    yw = torch.cross(y[:, :3], w[:, :3], dim=-1)
+    wx = torch.cross(w[:, :3], x[:, :3], dim=-1)
+    xy = torch.cross(x[:, :3], y[:, :3], dim=-1)
+    centre = x[:, 3:] * yw + y[:, 3:] * wx + w[:, 3:] * xy  # Cramer's rule: it never waits for the device
+    return -centre / (x[:, :3] * yw).sum(-1, keepdim=True)
+
+
+def filtered_environment(mesh: TexturedMesh) -> FilteredLight | None:
+    """The light of a mesh, ready for `draw`: its own, a studio's where it has none, None where it is
+    unlit."""
+    if mesh.unlit:
+        return None
+    if mesh.environment is None:
+        return filter_light(studio_light().to(mesh.vertices.device))
+    return filter_light(mesh.environment)
+
+
+def draw(
+    raster: RasterBackend,
+    mesh: TexturedMesh,
+    matrices: Tensor,
+    size: tuple[int, int],
+    light: FilteredLight | None,
+    tangents: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Render samples of a mesh in the renderer's row order. Differentiable.
+
+    Args:
+        raster: The rasterizer; everything is on its device.
+        mesh: The mesh.
+        matrices: [V, 4, 4] world to clip space.
+        size: Height and width, samples.
+        light: What lights it; None draws `base_color` as it is.
+        tangents: See `shade_samples`.
+
+    Returns:
+        image: [V, h, w, 4] sRGB premultiplied by coverage, and coverage; antialiased.
+        depth: [V, h, w, 1] z-depth.
+        covered: [V, h, w, 1] 1 where a sample hit the surface, else 0.
+    """
+    position = clip_positions(mesh.vertices, matrices).contiguous()  # [V, N, 4]
+    rast, rast_db = raster.rasterize(position, mesh.faces, size)
+    if light is None:
+        color = _plain_color(raster, mesh, rast, rast_db)
+    else:
+        color = shade_samples(raster, mesh, rast, rast_db, eye_positions(matrices), light, tangents)
+    depth, _ = raster.interpolate(position[..., 3:].contiguous(), rast, mesh.faces)
+    covered = (rast[..., 3:] > 0).to(color.dtype)
+    image = raster.antialias(torch.cat([color * covered, covered], -1), rast, position, mesh.faces)
+    return image, depth, covered
+
+
+def _plain_color(raster: RasterBackend, mesh: TexturedMesh, rast: Tensor, rast_db: Tensor) -> Tensor:
+    uv, uv_da = raster.interpolate(mesh.uvs[None], rast, mesh.uv_faces, rast_db)
+    texture = mesh.base_color[None].contiguous()
+    return raster.texture(texture, uv, uv_da, filter_mode="linear-mipmap-linear", boundary_mode="clamp")
+
+
 def render_textured(
     raster: RasterBackend, mesh: TexturedMesh, cameras: Cameras, *, samples: int = SAMPLES
 ) -> Rendering:
-    """Render a textured mesh without light: colour is the texture's.
+    """Render a textured mesh: an unlit one in the colours of its texture, a lit one under its environment.
 
-    Differentiable with respect to `vertices` (silhouettes, texture lookup) and `base_color`.
+    A lit mesh without an environment is shown under `models.shading.light.studio_light`. Differentiable with
+    respect to `vertices` (silhouettes, texture lookup, normals) and every texture.
 
     Args:
         raster: The rasterizer; mesh and cameras are on its device.
@@ -89,15 +153,8 @@ def render_textured(
         samples: Samples along each side of a pixel.
     """
     matrices = cameras.clip_from_world(*clip_planes(mesh.vertices, cameras))
-    position = clip_positions(mesh.vertices, matrices).contiguous()  # [V, N, 4]
     size = (cameras.height * samples, cameras.width * samples)
-    rast, rast_db = raster.rasterize(position, mesh.faces, size)
-    uv, uv_da = raster.interpolate(mesh.uvs[None], rast, mesh.uv_faces, rast_db)
-    texture = mesh.base_color[None].contiguous()
-    color = raster.texture(texture, uv, uv_da, filter_mode="linear-mipmap-linear", boundary_mode="clamp")
-    depth, _ = raster.interpolate(position[..., 3:].contiguous(), rast, mesh.faces)
-    covered = (rast[..., 3:] > 0).to(color.dtype)
-    image = raster.antialias(torch.cat([color * covered, covered], -1), rast, position, mesh.faces)
+    image, depth, covered = draw(raster, mesh, matrices, size, filtered_environment(mesh))
     pixels = resolve(image, samples)
     return Rendering(
         color=to_image(pixels[..., :3]),

@@ -1,6 +1,7 @@
-"""Pictures for people: six stills and a turntable of the finished model, in its own colours.
+"""Pictures for people: six stills and a turntable of the finished model, in its own colours and light.
 
-The light of the photographs is in the texture already; no other light is added.
+An unlit model has the light of the photographs in its texture already, and none is added. A lit one is shown
+in the light that was found with it, or in a studio.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from models.base import Callback
 from models.geometry.camera import Cameras, intrinsics_from_fov, look_at
 from models.geometry.mesh import TexturedMesh
 from models.raster import RasterBackend
+from models.shading.light import studio_light
 from pipeline.export import UpAxis
 from pipeline.rendering import render_view
 from pipeline.surface import bounding_sphere
@@ -60,7 +62,7 @@ def render_previews(
     """
     target = folder / PREVIEW_FOLDER
     target.mkdir(exist_ok=True)
-    mesh = _with_reduced_texture(mesh.to(raster.device), 4 * size)
+    mesh = _with_light(_with_reduced_textures(mesh.to(raster.device), 4 * size), up_axis)
     center, radius = bounding_sphere(mesh.vertices)
     distance = MARGIN * max(radius, 1e-6) / math.sin(FIELD_OF_VIEW / 2)
     total = len(STILLS) + TURNTABLE_FRAMES
@@ -112,12 +114,29 @@ def _axes(up_axis: UpAxis) -> tuple[Vector, Vector, Vector]:
     return up, front, np.cross(up, front)
 
 
-def _with_reduced_texture(mesh: TexturedMesh, limit: int) -> TexturedMesh:
-    """Halve the texture while its shorter side exceeds `limit`: finer texels would only cost time."""
-    texture = mesh.base_color.permute(2, 0, 1)[None]  # [1, 3, Ht, Wt]
-    while min(texture.shape[2:]) > limit:
-        texture = F.avg_pool2d(texture, 2)
-    return replace(mesh, base_color=texture[0].permute(1, 2, 0).contiguous())
+def _with_reduced_textures(mesh: TexturedMesh, limit: int) -> TexturedMesh:
+    """Halve the textures while their shorter side exceeds `limit`: finer texels would only cost time."""
+
+    def reduced(texture: torch.Tensor) -> torch.Tensor:
+        image = texture.permute(2, 0, 1)[None]  # [1, C, Ht, Wt]
+        while min(image.shape[2:]) > limit:
+            image = F.avg_pool2d(image, 2)
+        return image[0].permute(1, 2, 0).contiguous()
+
+    return replace(
+        mesh,
+        base_color=reduced(mesh.base_color),
+        roughness_metallic=None if mesh.roughness_metallic is None else reduced(mesh.roughness_metallic),
+        normal_map=None if mesh.normal_map is None else reduced(mesh.normal_map),
+    )
+
+
+def _with_light(mesh: TexturedMesh, up_axis: UpAxis) -> TexturedMesh:
+    """A lit mesh whose light is unknown in a studio whose lamps hang above."""
+    if mesh.unlit or mesh.environment is not None:
+        return mesh
+    up, _, _ = _axes(up_axis)
+    return replace(mesh, environment=studio_light(torch.tensor(up, dtype=torch.float32)).to(mesh.vertices))
 
 
 def _picture(raster: RasterBackend, mesh: TexturedMesh, pose: Vector, side: int, samples: int) -> Image.Image:

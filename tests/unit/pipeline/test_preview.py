@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from textured_meshes import SIDE_COLORS, colored_cube, spherical_mesh
 
 from models.raster import RasterBackend, make_backend
+from models.shading.light import studio_light
 from pipeline.preview import BACKGROUND, STILLS, TURNTABLE_FRAMES, render_previews, still_direction
 
 SIZE = 64
@@ -84,6 +87,26 @@ def test_the_object_fits_into_every_picture_and_nearly_fills_it(
         frame[1:-1, 1:-1] = False
         assert not covered[frame].any()
         assert covered.any(0).mean() > 0.85
+
+
+@pytest.mark.parametrize(("up_axis", "above"), [("z", [0.0, 0, 1]), ("y", [0.0, 1, 0])])
+def test_a_lit_model_is_shown_in_its_own_light_or_in_a_studio(
+    raster: RasterBackend, tmp_path: Path, up_axis: Any, above: list[float]
+) -> None:
+    mesh = spherical_mesh(512, 3, unlit=False)
+    mesh = replace(mesh, base_color=torch.full_like(mesh.base_color, 0.6))
+
+    def halves(environment: torch.Tensor | None, name: str) -> tuple[float, float]:
+        (tmp_path / name).mkdir()
+        lit = replace(mesh, environment=environment)
+        render_previews(raster, lit, tmp_path / name, size=SIZE, up_axis=up_axis, callback=silent)
+        with Image.open(tmp_path / name / "previews" / "front.png") as image:
+            return float(color_at(image, 0.25, 0.5).mean()), float(color_at(image, 0.75, 0.5).mean())
+
+    studio_top, studio_bottom = halves(None, "studio")
+    assert studio_top > studio_bottom + 0.05
+    own_top, own_bottom = halves(studio_light(-torch.tensor(above)), "own")
+    assert own_bottom > own_top + 0.05
 
 
 def test_every_picture_is_reported_and_the_first_can_cancel(raster: RasterBackend, tmp_path: Path) -> None:
