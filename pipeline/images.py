@@ -7,7 +7,9 @@ and nerfstudio write refer to stored pixels.
 
 from __future__ import annotations
 
+import math
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.settings import Limits
 from schemas.errors import ErrorCode, InvalidJob
@@ -26,6 +29,8 @@ Format = Literal["PNG", "JPEG", "WEBP"]
 Floats = NDArray[np.float32]
 
 _MODES_16 = frozenset({"I;16", "I;16B", "I;16L", "I"})  # older versions of Pillow call 16-bit PNG "I"
+_DIAGONAL_35MM = 43.27
+_QUARTER_TURNS = {6: 1, 3: 2, 8: 3}  # mirrored pictures are not made by cameras
 _DECODER_ERRORS = (
     OSError,
     SyntaxError,  # Pillow's "broken PNG file"
@@ -48,13 +53,13 @@ class Header:
     Attributes:
         format: Told by the content.
         width, height: Pixels, as stored.
-        mode: Pillow's name of the pixel format.
+        has_alpha: Whether there is an alpha channel, or a colour that stands for transparent.
     """
 
     format: Format
     width: int
     height: int
-    mode: str
+    has_alpha: bool
 
 
 def sniff(start: bytes) -> Format | None:
@@ -80,13 +85,46 @@ def read_header(path: Path, name: str, limits: Limits) -> Header:
         InvalidJob: UNSUPPORTED_IMAGE_FORMAT, INVALID_IMAGE or IMAGE_TOO_LARGE.
     """
     with _opened(path, name, limits) as image:
-        return Header(_format(path, name), image.width, image.height, image.mode)
+        return Header(_format(path, name), image.width, image.height, _has_alpha(image))
+
+
+@dataclass(frozen=True)
+class Exif:
+    """What a camera wrote beside the pixels.
+
+    Attributes:
+        focal_share: Focal length as a share of the image's diagonal; None if it is not known.
+        quarter_turns: By how many times 90 degrees the picture is to be turned clockwise to be upright.
+    """
+
+    focal_share: float | None = None
+    quarter_turns: int = 0
+
+
+def read_exif(path: Path, name: str, limits: Limits) -> Exif:
+    """What EXIF says of an image; what it says wrongly is left out.
+
+    The focal length is that of the 35 mm format, whose diagonal is 43.27 mm: the zoom is in it, and no table
+    of sensors is needed.
+
+    Raises:
+        InvalidJob: as `read_header`.
+    """
+    with _opened(path, name, limits) as image, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of what is damaged; nothing here depends on it
+        try:
+            tags = image.getexif()
+            orientation = tags.get(ExifTags.Base.Orientation, 1)
+            focal = tags.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.FocalLengthIn35mmFilm, 0)
+            share = float(focal) / _DIAGONAL_35MM
+        except (*_DECODER_ERRORS, ZeroDivisionError, AttributeError):
+            return Exif()
+    known = math.isfinite(share) and 0.1 < share < 30
+    return Exif(share if known else None, _QUARTER_TURNS.get(orientation, 0))
 
 
 def read_color(path: Path, name: str, limits: Limits) -> tuple[Floats, Floats | None]:
     """Decode a view, its pixels as stored.
-
-    16-bit colour is read to 8 bits, 16-bit grey to its full depth.
 
     Returns:
         Colour [H, W, 3] in [0, 1], not premultiplied, and alpha [H, W] in [0, 1], None if the file has none.
@@ -98,9 +136,33 @@ def read_color(path: Path, name: str, limits: Limits) -> tuple[Floats, Floats | 
         if image.mode in _MODES_16:
             grey = np.asarray(image, np.float32) / 65535.0
             return np.repeat(grey[..., None], 3, axis=2), None
-        has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-        pixels = np.asarray(image.convert("RGBA" if has_alpha else "RGB"), np.float32) / 255.0
+        has_alpha = _has_alpha(image)
+        if _is_16_bit_color(path):
+            image.load()  # Pillow refuses what is damaged; OpenCV would fill it up
+            pixels = _read_16_bit(path, name, (image.height, image.width, 4 if has_alpha else 3))
+        else:
+            pixels = np.asarray(image.convert("RGBA" if has_alpha else "RGB"), np.float32) / 255.0
     return pixels[..., :3], pixels[..., 3] if has_alpha else None
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def _is_16_bit_color(path: Path) -> bool:
+    """Whether a file is a PNG of several channels of 16 bits each, which Pillow reads to 8 bits."""
+    with path.open("rb") as file:
+        start = file.read(26)
+    return sniff(start) == "PNG" and start[24:25] == b"\x10" and start[25:26] in (b"\x02", b"\x04", b"\x06")
+
+
+def _read_16_bit(path: Path, name: str, shape: tuple[int, int, int]) -> Floats:
+    """The pixels of a PNG that has been found good, [H, W, 3] or, with alpha, [H, W, 4] in [0, 1]."""
+    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.shape != shape:
+        raise _damaged(name)
+    order = [2, 1, 0, 3][: shape[2]]
+    return np.asarray(pixels[..., order], np.float32) / 65535.0
 
 
 def read_mask(path: Path, name: str, limits: Limits) -> Floats:

@@ -46,7 +46,7 @@ def plan_input(store: ObjectStore, options: Options, limits: Limits) -> InputPla
 
     Raises:
         InvalidJob: INPUT_TOO_LARGE, TOO_FEW_VIEWS, VIEW_MISSING, VIEW_MISMATCH, INVALID_CAMERAS,
-            INVALID_DEPTH, MASK_MISSING or CAMERA_ESTIMATION_FAILED.
+            INVALID_DEPTH or MASK_MISSING.
         AccessError: INPUT_NOT_FOUND, PATH_NOT_ALLOWED or LOCATION_NOT_ALLOWED.
         ResourceError: STORAGE_UNAVAILABLE.
     """

@@ -42,7 +42,7 @@ def match_views(
 
     Raises:
         InvalidJob: INPUT_TOO_LARGE, TOO_FEW_VIEWS, VIEW_MISSING, VIEW_MISMATCH, INVALID_CAMERAS,
-            INVALID_DEPTH, MASK_MISSING or CAMERA_ESTIMATION_FAILED.
+            INVALID_DEPTH or MASK_MISSING.
         AccessError: INPUT_NOT_FOUND.
     """
     listed = frozenset(keys)
@@ -100,15 +100,7 @@ def _check_count(images: set[str], options: Options, limits: Limits, place: str)
 
 
 def _check_rig(images: list[str], options: Options) -> None:
-    if options.cameras.rig is None:
-        rule = "give transforms.json, or name a rig, such as options.cameras.rig = 'axis6' for six views"
-        raise InvalidJob(
-            ErrorCode.CAMERA_ESTIMATION_FAILED,
-            f"The input has no {TRANSFORMS_NAME}, and this worker cannot estimate cameras: {rule}.",
-            file=TRANSFORMS_NAME,
-            rule=rule,
-        )
-    if len(images) != len(AXIS6):
+    if options.cameras.rig is not None and len(images) != len(AXIS6):
         raise invalid_cameras(
             f"there are {len(images)} images",
             f"the rig 'axis6' takes exactly six, in this order: {', '.join(AXIS6)}",

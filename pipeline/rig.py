@@ -35,17 +35,6 @@ def axis6_poses(distance: float) -> NDArray[np.float64]:
     return np.stack(poses)
 
 
-def rig_cameras(
-    options: CameraOptions, width: int, height: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Poses and intrinsics of the job's rig.
-
-    Args:
-        options: The rig's distance and field of view.
-        width, height: Of every image, pixels.
-
-    Returns:
-        Camera-to-world [6, 4, 4] and intrinsics [6, 3, 3], pixels.
-    """
-    intrinsics = intrinsics_from_fov(math.radians(options.rig_fov_degrees), width, height)
-    return axis6_poses(options.rig_distance), np.repeat(intrinsics[None], len(AXIS6), axis=0)
+def rig_intrinsics(options: CameraOptions, width: int, height: int) -> NDArray[np.float64]:
+    """Intrinsic matrix [3, 3] of the rig's cameras for an image of `width` x `height` pixels."""
+    return intrinsics_from_fov(math.radians(options.rig_fov_degrees), width, height)

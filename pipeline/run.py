@@ -170,6 +170,7 @@ class Pipeline:
                 context.job.options,
                 self._settings.limits,
                 lambda fraction, message: report(fraction, message, {}),
+                scratch=context.work,
             )
 
     def _upload(

@@ -40,8 +40,11 @@ class Limits:
     """Pixels of one image, judged by its header."""
     max_image_side: int = 16_384
     """Pixels of an image's longer side, judged by its header."""
-    max_total_pixels: int = 200_000_000
-    """Pixels of all views together; each costs 20 bytes once decoded (colour, mask, depth as float32)."""
+    max_decoded_pixels: int = 4_000_000_000
+    """Pixels of all images together, judged by their headers: bounds the time that decoding takes."""
+    max_total_pixels: int = 220_000_000
+    """Pixels of all views together at their common size, to which larger ones are scaled down; each costs
+    20 bytes (colour, mask, depth as float32). 200 views of 1024x1024 fit."""
     max_json_bytes: int = 16 * _MIB
     max_json_depth: int = 16
 

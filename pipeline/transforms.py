@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipeline.distortion import Distortion
 from pipeline.objects import check_key
 from pipeline.settings import Limits
 from schemas.errors import ErrorCode, InvalidJob
@@ -23,9 +24,13 @@ TRANSFORMS_NAME = "transforms.json"
 DEPTH_SCALE_RANGE = (1e-12, 1e6)
 """World units per count of a depth map; beyond, float32 depths could become 0 or lose the scene."""
 
-_LENS = ("k1", "k2", "k3", "k4", "p1", "p2")
 _OWN_INTRINSICS = ("fl_x", "fl_y", "cx", "cy")
+_COEFFICIENTS = ("k1", "k2", "k3", "k4", "p1", "p2")
+MAX_COEFFICIENT = 100.0
+"""Of a lens's distortion, as an absolute value; real ones hardly pass 1."""
+
 _PERSPECTIVE = frozenset({"OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE"})
+_FISHEYE = frozenset({"OPENCV_FISHEYE", "RADIAL_FISHEYE", "SIMPLE_RADIAL_FISHEYE"})
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Row = Annotated[list[Number], Field(min_length=4, max_length=4)]
@@ -36,6 +41,7 @@ class _Lens(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
     camera_model: str | None = None
+    is_fisheye: bool = False
     w: Number | None = Field(None, ge=1)
     h: Number | None = Field(None, ge=1)
     fl_x: Number | None = Field(None, gt=0)
@@ -72,6 +78,7 @@ class Lens:
         width, height: Of the image the numbers refer to, pixels.
         fl_x, fl_y, cx, cy: Pixels, first pixel's centre at 0.5.
         angle_x, angle_y: Fields of view, radians.
+        distortion: What the lens does to a pinhole's image.
     """
 
     width: float | None
@@ -82,6 +89,7 @@ class Lens:
     cy: float | None
     angle_x: float | None
     angle_y: float | None
+    distortion: Distortion
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,6 @@ def too_many_views(views: int, limits: Limits) -> InvalidJob:
 
 
 def _frame(file: _File, frame: _Frame, index: int) -> Frame:
-    _refuse_distortion(file, frame, index)
     return Frame(
         image=_path(frame.file_path),
         depth=None if frame.depth_file_path is None else _path(frame.depth_file_path),
@@ -171,20 +178,40 @@ def _path(text: str) -> str:
     return check_key(text.removeprefix("./"))
 
 
-def _refuse_distortion(file: _File, frame: _Frame, index: int) -> None:
-    for source in (file, frame):
-        model = source.camera_model
-        if model is not None and model.upper() not in _PERSPECTIVE:
-            raise invalid_cameras(
-                f"camera_model is {model[:40]!r}", "only perspective cameras are supported; undistort first"
-            )
-    bent = [name for name in _LENS if (name in frame.model_fields_set and getattr(frame, name) != 0.0)]
-    bent += [n for n in _LENS if n not in frame.model_fields_set and getattr(file, n) != 0.0]
-    if bent:
+def _distortion(file: _File, frame: _Frame, index: int) -> Distortion:
+    """Coefficients of a frame: its own where it has them, else the file's, key by key."""
+    k1, k2, k3, k4, p1, p2 = (
+        getattr(frame if name in frame.model_fields_set else file, name) for name in _COEFFICIENTS
+    )
+    largest = max(map(abs, (k1, k2, k3, k4, p1, p2)))
+    if largest > MAX_COEFFICIENT:
         raise invalid_cameras(
-            f"frame {index} has lens distortion ({', '.join(sorted(bent))})",
-            "lens distortion is not supported yet; undistort the images first and set the coefficients to 0",
+            f"frame {index} has a distortion coefficient of {largest:.3g}",
+            f"coefficients of lens distortion lie between -{MAX_COEFFICIENT:g} and {MAX_COEFFICIENT:g}",
         )
+    fisheye = _is_fisheye(file, frame)
+    if k4 and not fisheye:
+        raise invalid_cameras(
+            f"frame {index} has k4 = {k4:.4g} but camera_model is not OPENCV_FISHEYE",
+            "a perspective lens has k1, k2, k3, p1 and p2; k4 belongs to the fisheye model",
+        )
+    if (p1 or p2) and fisheye:
+        raise invalid_cameras(
+            f"frame {index} has p1 or p2 and a fisheye camera_model", "a fisheye lens has k1, k2, k3 and k4"
+        )
+    return Distortion(fisheye, (k1, k2, k3, k4), (p1, p2))
+
+
+def _is_fisheye(file: _File, frame: _Frame) -> bool:
+    model = frame.camera_model if frame.camera_model is not None else file.camera_model
+    if model is None:
+        return frame.is_fisheye if "is_fisheye" in frame.model_fields_set else file.is_fisheye
+    if model.upper() not in _PERSPECTIVE | _FISHEYE:
+        raise invalid_cameras(
+            f"camera_model is {model[:40]!r}",
+            "cameras are perspective or OPENCV_FISHEYE; undistort images of others first",
+        )
+    return model.upper() in _FISHEYE
 
 
 def _lens(file: _File, frame: _Frame, index: int) -> Lens:
@@ -204,4 +231,5 @@ def _lens(file: _File, frame: _Frame, index: int) -> Lens:
         cy=source.cy,
         angle_x=source.camera_angle_x,
         angle_y=source.camera_angle_y,
+        distortion=_distortion(file, frame, index),
     )

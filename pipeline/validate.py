@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from models.base import Views
+from pipeline.camera_estimation import CAMERA_SOURCE
+from pipeline.decode import Tick, decode_views, read_headers
 from pipeline.depth_check import check_depths
+from pipeline.geometry import uncalibrated
 from pipeline.ingest import InputPlan, plan_input
 from pipeline.settings import Limits
 from pipeline.storage_file import FolderStore
-from pipeline.views import LoadedInput, Tick, load_views
+from pipeline.views import LoadedInput, known_camera_source, known_cameras, load_views, posed_views
 from schemas.errors import ErrorCode, InvalidJob
 from schemas.locations import Location
 from schemas.options import Options
@@ -25,7 +29,7 @@ class InputSummary:
         width, height: Of every image, pixels.
         depth_views: How many views have a depth map.
         mask_source: `mask_path`, `alpha` or `depth`.
-        camera_source: `transforms.json` or `rig:<name>`.
+        camera_source: `transforms.json`, `rig:<name>` or `sfm:pycolmap`.
         files, total_bytes: What a worker will download, without transforms.json.
     """
 
@@ -40,36 +44,66 @@ class InputSummary:
 
 
 def validate_folder(path: Path, options: Options, limits: Limits) -> InputSummary:
-    """Check a local folder exactly as a worker checks its download.
+    """Check a local folder as a worker checks its download; cameras are left for the worker to estimate.
 
     Raises:
         InvalidJob, AccessError: as the job would fail.
     """
     store = FolderStore(Location("file", "", str(path.resolve())))
     plan = plan_input(store, options, limits)
-    loaded = load_checked(path, plan, options, limits, lambda fraction, message: None)
+    holdout_indices(len(plan.views), options)
+    headers = read_headers(path, plan, limits)
+    source = known_camera_source(plan, options)
+    if source is None:
+        geometry = [uncalibrated(header) for header in headers]
+        decoded = decode_views(path, plan, headers, geometry, limits, _silent)
+    else:
+        poses, geometry = known_cameras(plan, headers, options.cameras)
+        decoded = decode_views(path, plan, headers, geometry, limits, _silent)
+        check_depths(posed_views(plan, decoded, poses, geometry))
     return InputSummary(
-        views=len(loaded.views),
-        width=loaded.views.cameras.width,
-        height=loaded.views.cameras.height,
-        depth_views=loaded.depth_views,
-        mask_source=loaded.mask_source,
-        camera_source=loaded.camera_source,
+        views=len(plan.views),
+        width=decoded.masks.shape[2],
+        height=decoded.masks.shape[1],
+        depth_views=decoded.depth_views,
+        mask_source=decoded.mask_source,
+        camera_source=source or CAMERA_SOURCE,
         files=len(plan.sizes),
         total_bytes=plan.total_bytes,
     )
 
 
-def load_checked(folder: Path, plan: InputPlan, options: Options, limits: Limits, tick: Tick) -> LoadedInput:
-    """Decode an input and hold its parts against each other.
+def load_checked(
+    folder: Path,
+    plan: InputPlan,
+    options: Options,
+    limits: Limits,
+    tick: Tick,
+    *,
+    scratch: Path | None = None,
+) -> LoadedInput:
+    """Decode an input, estimate its cameras if it has none, and hold its parts against each other.
+
+    Args:
+        folder: Holds the files under their keys.
+        plan: What to read.
+        options: The job's.
+        limits: Bounds on pixels.
+        tick: Progress.
+        scratch: Where cameras are estimated; a temporary folder of the system if None.
 
     Raises:
         InvalidJob: as `load_views`; INVALID_OPTIONS where too many views would be held out.
     """
     holdout_indices(len(plan.views), options)
-    loaded = load_views(folder, plan, options, limits, tick)
+    with TemporaryDirectory(prefix="cameras-", dir=scratch) as work:
+        loaded = load_views(folder, plan, options, limits, tick, Path(work))
     check_depths(loaded.views)
     return loaded
+
+
+def _silent(fraction: float, message: str) -> None:
+    """Nobody waits for the progress of a check."""
 
 
 def holdout_indices(views: int, options: Options) -> list[int]:

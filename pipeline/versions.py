@@ -7,7 +7,17 @@ from importlib.metadata import PackageNotFoundError, version
 WORKER = "recon-worker"
 
 # What shapes the pixels and triangles of a result; nvdiffrast is optional.
-_LIBRARIES = ("torch", "numpy", "warp-lang", "trimesh", "scikit-image", "xatlas", "nvdiffrast")
+_LIBRARIES = (
+    "torch",
+    "numpy",
+    "warp-lang",
+    "trimesh",
+    "scikit-image",
+    "xatlas",
+    "nvdiffrast",
+    "opencv-python-headless",
+    "pycolmap",
+)
 
 
 def worker_version() -> str:

@@ -102,7 +102,10 @@ class QualityReport(Published):
     raster: str = Field(description="Rasterizer that ran: `nvdiffrast` or `warp`.")
     device: str = Field(description="Device that computed, such as `cpu` or `cuda (NVIDIA H200)`.")
     mask_source: str = Field(description="Where the masks came from: `mask_path`, `alpha` or `depth`.")
-    camera_source: str = Field(description="Where the cameras came from: `transforms.json` or `rig:<name>`.")
+    camera_source: str = Field(
+        description="Where the cameras came from: `transforms.json`, `rig:<name>`, or `sfm:pycolmap` where "
+        "they were estimated."
+    )
     versions: dict[str, str] = Field(
         description="Versions of this worker and of the libraries that shaped the result."
     )

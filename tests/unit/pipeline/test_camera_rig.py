@@ -3,7 +3,7 @@ import json
 import numpy as np
 from input_folders import SPOT
 
-from pipeline.rig import axis6_poses, rig_cameras
+from pipeline.rig import axis6_poses, rig_intrinsics
 from schemas.options import CameraOptions
 
 TRANSFORMS = json.loads((SPOT / "transforms.json").read_text())
@@ -16,12 +16,12 @@ def test_axis6_reproduces_the_cameras_of_the_sample():
 
 
 def test_the_default_field_of_view_is_that_of_the_sample():
-    _, intrinsics = rig_cameras(CameraOptions(rig="axis6"), 128, 128)
-    np.testing.assert_allclose(intrinsics[3, 0, 0], TRANSFORMS["fl_x"])
-    np.testing.assert_allclose(intrinsics[3, 0, 2], TRANSFORMS["cx"])
+    intrinsics = rig_intrinsics(CameraOptions(rig="axis6"), 128, 128)
+    np.testing.assert_allclose(intrinsics[0, 0], TRANSFORMS["fl_x"])
+    np.testing.assert_allclose(intrinsics[0, 2], TRANSFORMS["cx"])
 
 
 def test_distance_and_field_of_view_are_the_jobs():
-    poses, intrinsics = rig_cameras(CameraOptions(rig="axis6", rig_distance=5, rig_fov_degrees=90), 100, 50)
-    np.testing.assert_allclose(np.linalg.norm(poses[:, :3, 3], axis=1), 5)
-    np.testing.assert_allclose(intrinsics[0], [[50, 0, 50], [0, 50, 25], [0, 0, 1]])
+    np.testing.assert_allclose(np.linalg.norm(axis6_poses(5)[:, :3, 3], axis=1), 5)
+    intrinsics = rig_intrinsics(CameraOptions(rig="axis6", rig_fov_degrees=90), 100, 50)
+    np.testing.assert_allclose(intrinsics, [[50, 0, 50], [0, 50, 25], [0, 0, 1]])

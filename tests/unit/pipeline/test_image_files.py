@@ -5,9 +5,9 @@ import struct
 import numpy as np
 import pytest
 from input_folders import png_bytes
-from PIL import Image
+from PIL import ExifTags, Image
 
-from pipeline.images import read_color, read_depth, read_header, read_mask, sniff
+from pipeline.images import Exif, read_color, read_depth, read_exif, read_header, read_mask, sniff
 from pipeline.settings import Limits
 from schemas.errors import ErrorCode, InvalidJob
 
@@ -72,14 +72,44 @@ def test_a_palette_with_a_transparent_colour_has_alpha(tmp_path):
     np.testing.assert_array_equal(alpha, [[1, 0]])
 
 
-@pytest.mark.parametrize(("color_type", "channels"), [(2, 3), (6, 4)])
-def test_16_bit_colour_is_read_to_8_bits(tmp_path, color_type, channels):
+@pytest.mark.parametrize(("color_type", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_16_bit_colour_keeps_its_depth(tmp_path, color_type, channels):
     values = np.linspace(0, 65535, 3 * 2 * channels).astype(">u2").reshape(2, 3, channels)
     rows = b"".join(b"\0" + row.tobytes() for row in values)
     (tmp_path / "x").write_bytes(png_bytes(3, 2, bits=16, color_type=color_type, rows=rows))
     color, alpha = read_color(tmp_path / "x", "x", MANY)
-    np.testing.assert_allclose(color, values[..., :3] / 65535, atol=1 / 255)
-    assert (alpha is None) == (channels == 3)
+    expected = np.repeat(values[..., :1], 3, 2) if channels == 2 else values[..., :3]
+    np.testing.assert_allclose(color, expected / 65535, rtol=1e-6)
+    if channels == 3:
+        assert alpha is None
+    else:
+        np.testing.assert_allclose(alpha, values[..., -1] / 65535, rtol=1e-6)
+    assert read_header(tmp_path / "x", "x", MANY).has_alpha == (channels != 3)
+
+
+def test_16_bit_colour_that_is_cut_off_is_damaged(tmp_path):
+    random = np.random.default_rng(0)
+    rows = b"".join(b"\0" + random.bytes(64 * 6) for _ in range(64))
+    data = png_bytes(64, 64, bits=16, color_type=2, rows=rows)
+    (tmp_path / "x").write_bytes(data[: len(data) // 2])
+    assert refused(read_color, tmp_path / "x", "name.png", MANY).code is ErrorCode.INVALID_IMAGE
+
+
+def test_exif_tells_focal_length_and_orientation(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 26
+    (tmp_path / "x").write_bytes(encoded(gradient("RGB"), "JPEG", exif=exif))
+    assert read_exif(tmp_path / "x", "x", MANY) == Exif(pytest.approx(26 / 43.27), 1)
+
+
+@pytest.mark.parametrize("focal", [0, 65535])
+def test_exif_that_says_nonsense_or_nothing_is_left_out(tmp_path, focal):
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = focal
+    for name, options in (("x", {"exif": exif}), ("y", {}), ("z", {"exif": b"Exif\0\0MM\0*garbage"})):
+        (tmp_path / name).write_bytes(encoded(gradient("RGB"), "PNG", **options))
+        assert read_exif(tmp_path / name, name, MANY) == Exif()
 
 
 def test_16_bit_grey_keeps_its_depth(tmp_path):

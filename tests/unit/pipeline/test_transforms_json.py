@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.geometry.camera import look_at
+from pipeline.distortion import Distortion
 from pipeline.poses import check_poses, intrinsics_of
 from pipeline.settings import Limits
 from pipeline.transforms import Transforms, parse_transforms
@@ -225,7 +226,6 @@ def test_turned_cameras_in_exactly_one_place_are_not_called_remote():
         {"camera_angle_x": 4.0, "fl_x": None},
         {"depth_unit_scale_factor": 0},
         {"depth_unit_scale_factor": -0.001},
-        {"camera_model": "OPENCV_FISHEYE"},
         {"camera_model": "EQUIRECTANGULAR"},
     ],
 )
@@ -255,17 +255,33 @@ def test_intrinsics_outside_of_the_image_are_refused(values):
     assert caught.value.code is ErrorCode.INVALID_CAMERAS
 
 
-@pytest.mark.parametrize("name", ["k1", "k2", "k3", "k4", "p1", "p2"])
-def test_distortion_is_refused_with_the_way_out(name):
-    for data in ({**GLOBAL, name: 0.01, "frames": frames()}, with_frame(**{name: -1e-6})):
-        message = refused(data).message
-        assert "distortion is not supported" in message
-        assert "undistort" in message
+def test_distortion_is_the_frames_own_or_else_the_files_key_by_key():
+    own = {"k1": 0.0, "p2": -0.003}
+    first, second, _ = parse({**with_frame(**own), "k1": 0.1, "k2": -0.2, "k3": 0.3, "p1": 0.004}).frames
+    assert first.lens.distortion == Distortion(False, (0.1, -0.2, 0.3, 0.0), (0.004, 0.0))
+    assert second.lens.distortion == Distortion(False, (0.0, -0.2, 0.3, 0.0), (0.004, -0.003))
+    assert parse({**GLOBAL, "frames": frames()}).frames[0].lens.distortion.is_pinhole
 
 
-def test_a_frame_may_set_the_distortion_of_the_file_to_zero():
-    data = {**GLOBAL, "k1": 0.1, "frames": [{**frame, "k1": 0.0} for frame in frames()]}
-    assert len(parse(data).frames) == 3
+@pytest.mark.parametrize("model", [{"camera_model": "OPENCV_FISHEYE"}, {"is_fisheye": True}])
+def test_a_fisheye_is_distorted_even_without_coefficients(model):
+    lens = parse({**GLOBAL, **model, "k4": 0.01, "frames": frames()}).frames[0].lens
+    assert lens.distortion == Distortion(True, (0.0, 0.0, 0.0, 0.01))
+    assert not parse({**GLOBAL, **model, "frames": frames()}).frames[0].lens.distortion.is_pinhole
+
+
+@pytest.mark.parametrize(
+    ("values", "rule"),
+    [
+        ({"k4": 0.01}, "k4 belongs to the fisheye model"),
+        ({"camera_model": "OPENCV_FISHEYE", "p1": 0.01}, "a fisheye lens has k1, k2, k3 and k4"),
+        ({"k2": -1e9}, "coefficients of lens distortion lie between"),
+        ({"camera_model": "FULL_OPENCV"}, "undistort images of others first"),
+    ],
+)
+def test_distortion_of_no_known_lens_is_refused(values, rule):
+    assert rule in refused({**GLOBAL, **values, "frames": frames()}).details["rule"]
+    assert rule in refused(with_frame(**values)).details["rule"]
 
 
 def test_a_frame_with_half_a_set_of_intrinsics_is_refused():

@@ -145,9 +145,17 @@ def test_bounds_on_files_bytes_and_views(folder):
     assert largest.name in refused(ErrorCode.INPUT_TOO_LARGE, folder, limits, file=None)
     refused(ErrorCode.INPUT_TOO_LARGE, folder, Limits(max_views=5), file=None)
     refused(
-        ErrorCode.INPUT_TOO_LARGE, folder, Limits(max_total_pixels=6 * 128 * 128 - 1), file="images/005.png"
+        ErrorCode.INPUT_TOO_LARGE, folder, Limits(max_decoded_pixels=6 * 128 * 128 - 1), file="images/005.png"
     )
-    assert check(folder, Limits(max_files=13, max_views=6, max_total_pixels=6 * 128 * 128)).views == 6
+    exact = Limits(
+        max_files=13, max_views=6, max_decoded_pixels=6 * 128 * 128, max_total_pixels=6 * 128 * 128
+    )
+    assert check(folder, exact).width == 128
+
+
+def test_views_that_are_too_large_together_are_scaled_down(folder):
+    summary = check(folder, Limits(max_total_pixels=6 * 80 * 80 + 10))
+    assert (summary.width, summary.height) == (80, 80)
 
 
 def test_names_that_collide(folder):
@@ -198,10 +206,17 @@ def test_an_endless_side(folder, name):
 
 
 @pytest.mark.parametrize("name", ["images/004.png", "depth/004.png"])
-def test_files_of_differing_size(folder, name):
+def test_files_of_differing_size_pass(folder, name):
     path = folder / name
     Image.open(path).resize((64, 64), Image.Resampling.NEAREST).save(path)
-    refused(ErrorCode.VIEW_MISMATCH, folder, file=name)
+    assert check(folder).width == 128
+
+
+@pytest.mark.parametrize("name", ["images/004.png", "depth/004.png"])
+def test_files_of_another_aspect_ratio_than_they_should_have(folder, name):
+    path = folder / name
+    Image.open(path).resize((64, 80), Image.Resampling.NEAREST).save(path)
+    assert "aspect ratio" in refused(ErrorCode.VIEW_MISMATCH, folder, file=name)
 
 
 def test_transforms_of_another_aspect(folder):
@@ -223,10 +238,19 @@ def test_jpeg_and_webp_are_views_too(folder):
 # --- cameras
 
 
-def test_no_transforms_and_no_rig(folder):
+def test_without_transforms_and_rig_the_cameras_are_left_to_be_estimated(folder):
     (folder / "transforms.json").unlink()
-    message = refused(ErrorCode.CAMERA_ESTIMATION_FAILED, folder, file="transforms.json")
-    assert "axis6" in message
+    to_default_unit(folder)
+    summary = check(folder)
+    assert (summary.camera_source, summary.mask_source, summary.depth_views) == ("sfm:pycolmap", "alpha", 6)
+    assert (summary.views, summary.width, summary.height) == (6, 128, 128)
+
+
+def test_photographs_without_masks_are_refused_before_cameras_are_estimated(folder):
+    (folder / "transforms.json").unlink()
+    make_opaque(folder)
+    remove_depth(folder)
+    refused(ErrorCode.MASK_MISSING, folder, file="images/000.png")
 
 
 def test_the_rig_gives_the_cameras_of_the_sample(folder):
@@ -264,7 +288,9 @@ def test_a_path_out_of_the_prefix(folder):
 
 def test_lens_distortion(folder):
     edit_transforms(folder, lambda data: data.update(k1=0.02))
-    refused(ErrorCode.INVALID_CAMERAS, folder, file="transforms.json")
+    assert check(folder).views == 6
+    edit_frame(folder, 3, k1=-5.0)
+    assert "images/003.png" in refused(ErrorCode.INVALID_CAMERAS, folder, file="transforms.json")
 
 
 def test_blender_style_input(folder):
