@@ -2,7 +2,8 @@
 
 Every point of the object lies inside the object's silhouette in every other view, hidden or not, unless that
 view cuts the object off. So the points of one view's depth are projected into the others; only a gross
-contradiction is refused.
+contradiction is refused. A sensor's scale may be off, by a factor of its own for each view: the model finds
+it, and here a map passes if it agrees under any of some likely factors.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from schemas.errors import ErrorCode, InvalidJob
 
 MIN_AGREEMENT = 0.3
 """Share of a view's points that must lie on the object, in the median over other views."""
+
+LIKELY_FACTORS = (1.0, 0.9, 1.1, 0.8, 1.25)
+"""By which a depth map's scale may be off."""
 
 MAX_POINTS = 2000
 MAX_OTHERS = 24
@@ -50,7 +54,7 @@ def check_depths(views: Views) -> None:
         points = _object_points(views, index)
         if points.shape[0] == 0:
             raise _refusal(views.names[index], "it has no measurement on the object")
-        agreement = _agreement(views, wide, index, points)
+        agreement = _best_agreement(views, wide, index, points)
         if agreement < MIN_AGREEMENT:
             raise _refusal(
                 views.names[index],
@@ -77,6 +81,16 @@ def _object_points(views: Views, index: int) -> Tensor:
     on_object = ((depth > 0) & (views.masks[[index]] > FOREGROUND))[0]
     points = views.cameras[[index]].unproject(depth)[0][on_object]
     return points[:: max(1, -(-points.shape[0] // MAX_POINTS))]
+
+
+def _best_agreement(views: Views, wide: Tensor, index: int, points: Tensor) -> float:
+    """The first agreement that is enough, or else the best, of `points` [N, 3] under the likely factors."""
+    eye, best = views.cameras.positions[index], 0.0
+    for factor in LIKELY_FACTORS:
+        best = max(best, _agreement(views, wide, index, eye + factor * (points - eye)))
+        if best >= MIN_AGREEMENT:
+            break
+    return best
 
 
 def _agreement(views: Views, wide: Tensor, index: int, points: Tensor) -> float:

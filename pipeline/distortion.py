@@ -57,33 +57,27 @@ class Distortion:
 
     def undistort(self, points: Points) -> Points:
         """Ideal places of distorted points [..., 2]; those beyond the model's range move to its end."""
-        ideal, moved = self._table()
-        reach = int(np.argmax(np.diff(moved, append=-np.inf) <= 0))
+        ideal, moved = self._growing()
         found = points
         # The tangential part is small: subtract what it is at the last guess (the usual fixed point).
         for _ in range(_TANGENTIAL_STEPS if any(self.tangential) else 1):
             central = points - self._tangential_at(found)
             radius = np.linalg.norm(central, axis=-1, keepdims=True)
-            found = (
-                central
-                / np.maximum(radius, 1e-12)
-                * np.interp(radius, moved[: reach + 1], ideal[: reach + 1])
-            )
+            found = central / np.maximum(radius, 1e-12) * np.interp(radius, moved, ideal)
         return np.asarray(found)
 
     def reach(self) -> float:
         """Largest distorted radius up to which radii grow with the ideal one; infinite if they always do."""
-        _, moved = self._table()
-        falls = np.flatnonzero(np.diff(moved) <= 0)
-        return float(moved[falls[0]]) if falls.size else math.inf
+        ideal, moved = self._growing()
+        return float(moved[-1]) if len(ideal) < _TABLE_STEPS else math.inf
 
     def stretch_range(self, radius: float) -> tuple[float, float]:
         """Smallest and largest factor by which points up to a distorted `radius` are moved from the axis."""
-        ideal, moved = self._table()
+        ideal, moved = self._growing()
         source = np.arctan(ideal) if self.fisheye else ideal
         used = slice(1, max(2, int(np.searchsorted(moved, radius)) + 1))
         factors = moved[used] / source[used]
-        return float(factors.min()), float(factors.max())
+        return (float(factors.min()), float(factors.max())) if factors.size else (0.0, 0.0)
 
     def _moved(self, angle: Points) -> Points:
         square = angle**2
@@ -94,11 +88,14 @@ class Distortion:
     def _tangential_at(self, points: Points) -> Points:
         return self.distort(points) - Distortion(self.fisheye, self.radial).distort(points)
 
-    def _table(self) -> tuple[Points, Points]:
-        """Ideal radii, growing, and the distorted radii that belong to them."""
+    def _growing(self) -> tuple[Points, Points]:
+        """Ideal radii and the distorted radii that belong to them, as far as both grow."""
         limit = math.radians(_TABLE_DEGREES)
         if self.fisheye:
             angle = np.linspace(0, limit, _TABLE_STEPS)
-            return np.tan(angle), self._moved(angle)
-        ideal = np.linspace(0, math.tan(limit), _TABLE_STEPS)
-        return ideal, self._moved(ideal)
+            ideal, moved = np.tan(angle), self._moved(angle)
+        else:
+            ideal = np.linspace(0, math.tan(limit), _TABLE_STEPS)
+            moved = self._moved(ideal)
+        count = int(np.argmax(np.diff(moved, append=-np.inf) <= 0)) + 1
+        return ideal[:count], moved[:count]

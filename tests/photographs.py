@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -142,3 +144,65 @@ def plain_ball_on_speckled_ground() -> tuple[TexturedMesh, TexturedMesh]:
         )
 
     return mesh(faces), mesh(np.asarray(ball.faces))
+
+
+@dataclass(frozen=True)
+class Lens:
+    """A camera as transforms.json describes it: pixels, OpenCV's coefficients, which of its two models."""
+
+    width: int
+    height: int
+    focal: tuple[float, float]
+    centre: tuple[float, float]
+    coefficients: dict[str, float] = field(default_factory=dict)
+    fisheye: bool = False
+
+    def frame(self) -> dict[str, Any]:
+        """Its keys of a frame."""
+        keys = dict(zip(("w", "h", "fl_x", "fl_y", "cx", "cy"), self._numbers(), strict=True))
+        return keys | {"camera_model": "OPENCV_FISHEYE" if self.fisheye else "OPENCV"} | self.coefficients
+
+    def _numbers(self) -> tuple[float, ...]:
+        return (self.width, self.height, *self.focal, *self.centre)
+
+    def ideal_points(self) -> np.ndarray:
+        """Where a pinhole would see what the lens shows at its pixels: [H, W, 2] on the plane z = 1."""
+        v, u = np.mgrid[: self.height, : self.width] + 0.5
+        points = (np.stack([u, v], -1) - self.centre) / self.focal
+        k1, k2, k3, k4, p1, p2 = (self.coefficients.get(k, 0.0) for k in ("k1", "k2", "k3", "k4", "p1", "p2"))
+        flat = points.reshape(-1, 1, 2)
+        if self.fisheye:
+            return cv2.fisheye.undistortPoints(flat, np.eye(3), np.array([k1, k2, k3, k4])).reshape(
+                points.shape
+            )
+        stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-10)
+        found = cv2.undistortPoints(flat, np.eye(3), np.array([k1, k2, p1, p2, k3]), criteria=stop)
+        return found.reshape(points.shape)
+
+
+def take_through(mesh: TexturedMesh, pose: np.ndarray, lens: Lens) -> Shots:
+    """One view [1, H, W] through a lens: a larger view of a pinhole, sampled where the lens looks."""
+    points = lens.ideal_points()
+    low, high = points.min((0, 1)) - 0.02, points.max((0, 1)) + 0.02
+    focal = 2 * np.array(lens.focal)
+    width, height = np.ceil((high - low) * focal).astype(int)
+    intrinsics = np.array([[focal[0], 0, -low[0] * focal[0]], [0, focal[1], -low[1] * focal[1]], [0, 0, 1]])
+    wide = take(mesh, pose[None], intrinsics, int(width), int(height))
+    x, y = np.moveaxis(((points - low) * focal - 0.5).astype(np.float32), -1, 0)
+    color, alpha = (cv2.remap(array[0], x, y, cv2.INTER_LINEAR) for array in (wide.color, wide.alpha))
+    depth = cv2.remap(wide.depth[0], x, y, cv2.INTER_NEAREST)
+    return Shots(color[None], alpha[None], depth[None])
+
+
+def write_view(
+    folder: Path, index: int, shots: Shots, *, depth_scale: float, depth_size: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """Write image and depth map of a single view, the latter at a size of its own; returns their keys."""
+    for name in ("images", "depth"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(shots.rgba(0)).save(folder / "images" / f"{index:03}.png")
+    counts = Image.fromarray((shots.depth[0] / depth_scale).round().astype(np.uint16))
+    if depth_size is not None:
+        counts = counts.resize(depth_size, Image.Resampling.NEAREST)
+    counts.save(folder / "depth" / f"{index:03}.png")
+    return {"file_path": f"images/{index:03}.png", "depth_file_path": f"depth/{index:03}.png"}
