@@ -75,14 +75,30 @@ def irregular_vertices(faces: NDArray[np.int64], vertices: int) -> NDArray[np.bo
     return irregular
 
 
-def _fans(faces: NDArray[np.int64], vertices: int) -> NDArray[np.int64]:
-    """Number of fans of faces around each vertex [vertices]."""
+def corner_fans(faces: NDArray[np.int64], *, regular_only: bool = False) -> NDArray[np.int64]:
+    """Label [3 F] of the fan that each corner is in: a vertex's faces that hang together by edges at it.
+
+    Args:
+        faces: [F, 3].
+        regular_only: Let fans continue only across edges that two faces run through in opposite directions.
+    """
     pairs = face_pairs(faces)
     ends = [
         [3 * face + (faces[face] == pairs.edges[:, [end]]).argmax(1) for face in (pairs.first, pairs.second)]
         for end in (0, 1)
     ]  # the corners that meet across an edge, at either of its ends
+    if regular_only:
+        key = edge_keys(pairs.edges, int(faces.max(initial=0)) + 1)
+        _, inverse, chain = np.unique(key, return_inverse=True, return_counts=True)
+        # A face runs from the smaller end to the greater one if its next corner is the greater one.
+        forward = [(low + 1) % 3 == high % 3 for low, high in zip(*ends, strict=True)]
+        regular = (chain[inverse] == 1) & (forward[0] != forward[1])
+        ends = [[corner[regular] for corner in end] for end in ends]
     first, second = (np.concatenate([end[side] for end in ends]) for side in (0, 1))
-    fan = components(first, second, faces.size)
-    _, corner = np.unique(fan, return_index=True)
+    return components(first, second, faces.size)
+
+
+def _fans(faces: NDArray[np.int64], vertices: int) -> NDArray[np.int64]:
+    """Number of fans of faces around each vertex [vertices]."""
+    _, corner = np.unique(corner_fans(faces), return_index=True)
     return np.bincount(faces.ravel()[corner], minlength=vertices)
