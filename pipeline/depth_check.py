@@ -8,6 +8,8 @@ it, and here a map passes if it agrees under any of some likely factors.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,6 +38,11 @@ MARGIN = 0.03
 _RULE = "the points of a depth map must fall on the object in other views"
 
 
+class _Silhouettes(NamedTuple):
+    wide: Tensor  # [V, H, W], booleans
+    cut_off: Tensor  # [V], booleans
+
+
 def check_depths(views: Views) -> None:
     """Hold every depth map against the masks of other views.
 
@@ -47,14 +54,14 @@ def check_depths(views: Views) -> None:
     """
     if views.depths is None:
         return
-    wide = _widened(views.masks)
+    silhouettes = _Silhouettes(_widened(views.masks), _cut_off(views.masks))
     for index in range(len(views)):
         if not (views.depths[index] > 0).any():
             continue
         points = _object_points(views, index)
         if points.shape[0] == 0:
             raise _refusal(views.names[index], "it has no measurement on the object")
-        agreement = _best_agreement(views, wide, index, points)
+        agreement = _best_agreement(views, silhouettes, index, points)
         if agreement < MIN_AGREEMENT:
             raise _refusal(
                 views.names[index],
@@ -83,30 +90,31 @@ def _object_points(views: Views, index: int) -> Tensor:
     return points[:: max(1, -(-points.shape[0] // MAX_POINTS))]
 
 
-def _best_agreement(views: Views, wide: Tensor, index: int, points: Tensor) -> float:
+def _best_agreement(views: Views, silhouettes: _Silhouettes, index: int, points: Tensor) -> float:
     """The first agreement that is enough, or else the best, of `points` [N, 3] under the likely factors."""
     eye, best = views.cameras.positions[index], 0.0
     for factor in LIKELY_FACTORS:
-        best = max(best, _agreement(views, wide, index, eye + factor * (points - eye)))
+        best = max(best, _agreement(views, silhouettes, index, eye + factor * (points - eye)))
         if best >= MIN_AGREEMENT:
             break
     return best
 
 
-def _agreement(views: Views, wide: Tensor, index: int, points: Tensor) -> float:
+def _agreement(views: Views, silhouettes: _Silhouettes, index: int, points: Tensor) -> float:
     """Median over the other views of the share of `points` [N, 3] that lie on the object."""
     others = [i for i in range(len(views)) if i != index]
     others = others[:: max(1, -(-len(others) // MAX_OTHERS))]
     pixels, depth = views.cameras[others].project(points)  # [O, N, 2], [O, N]
+    wide, cut_off = silhouettes.wide, silhouettes.cut_off
     cameras, (height, width) = views.cameras, wide.shape[1:]
     pixels = pixels / -(-max(cameras.width, cameras.height) // MAX_SIDE)  # to the size of `wide`
     # Clamped before the cast: a point beside a camera projects beyond the range of integers.
     x = pixels[..., 0].clamp(-1, width).floor().long()
     y = pixels[..., 1].clamp(-1, height).floor().long()
     seen = (depth > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    view = torch.arange(len(others))[:, None].expand_as(x)
-    inside = wide[others][view, y.clamp(0, height - 1), x.clamp(0, width - 1)] & seen
-    judged = seen | ~_cut_off(views.masks[others])[:, None]
+    view = torch.tensor(others)[:, None].expand_as(x)
+    inside = wide[view, y.clamp(0, height - 1), x.clamp(0, width - 1)] & seen
+    judged = seen | ~cut_off[others][:, None]
     shares = inside.sum(1) / judged.sum(1).clamp(min=1)
     shares = shares[judged.sum(1) >= MIN_JUDGED * points.shape[0]]
     return float(shares.median()) if shares.numel() else 1.0
@@ -114,9 +122,8 @@ def _agreement(views: Views, wide: Tensor, index: int, points: Tensor) -> float:
 
 def _cut_off(masks: Tensor) -> Tensor:
     """Which masks [V, H, W] reach the border of their image, [V]: such a view may cut the object off."""
-    on_object = masks > FOREGROUND
-    rows, columns = on_object[:, [0, -1]].any(-1).any(-1), on_object[:, :, [0, -1]].any(-1).any(-1)
-    return rows | columns
+    rows, columns = masks[:, [0, -1]] > FOREGROUND, masks[:, :, [0, -1]] > FOREGROUND
+    return rows.flatten(1).any(1) | columns.flatten(1).any(1)
 
 
 def _refusal(name: str, found: str) -> InvalidJob:
