@@ -25,6 +25,7 @@ MEDIA_TYPES = {
     ".ply": "application/octet-stream",  # PLY has no registered media type
     ".png": "image/png",
     ".webp": "image/webp",
+    ".hdr": "image/vnd.radiance",
     ".json": "application/json",
     ".html": "text/html; charset=utf-8",
     ".log": "text/plain; charset=utf-8",

@@ -13,6 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from models.geometry.mesh import TexturedMesh, vertex_normals
+from models.geometry.tangents import vertex_tangents
 from schemas.quality import MeshStatistics
 
 
@@ -85,6 +86,20 @@ def split_at_seams(surface: Surface) -> SplitSurface:
     return SplitSurface(
         surface.vertices[vertex], surface.normals[vertex], surface.uvs[uv], inverse.reshape(-1, 3)
     )
+
+
+def split_tangents(split: SplitSurface) -> NDArray[np.float32]:
+    """Tangents [K, 4] of a split surface, for its normal map: `models.geometry.tangents`."""
+    faces = torch.from_numpy(split.faces)
+    tangents = vertex_tangents(
+        torch.from_numpy(split.vertices),
+        faces,
+        torch.from_numpy(split.uvs),
+        faces,
+        torch.from_numpy(split.normals),
+    )
+    result: NDArray[np.float32] = tangents.numpy()
+    return result
 
 
 def vertex_colors(surface: Surface, base_color: torch.Tensor) -> NDArray[np.uint8]:

@@ -58,21 +58,35 @@ def mesh() -> TexturedMesh:
     )
 
 
-@pytest.mark.parametrize("unlit", [True, False])
+def with_material(mesh: TexturedMesh, material: str) -> TexturedMesh:
+    """The mesh unlit, lit (`pbr`), or lit and with a normal map."""
+    if material == "unlit":
+        return mesh
+    size = mesh.base_color.shape[:2]
+    lit = dataclasses.replace(
+        mesh, roughness_metallic=torch.rand(*size, 2), environment=torch.rand(16, 32, 3)
+    )
+    if material == "pbr":
+        return lit
+    normals = torch.nn.functional.normalize(torch.rand(*size, 3) + torch.tensor([-0.5, -0.5, 1.0]), dim=-1)
+    return dataclasses.replace(lit, normal_map=normals)
+
+
+@pytest.mark.parametrize("material", ["unlit", "pbr", "pbr and normal map"])
 @pytest.mark.parametrize("up_axis", ["y", "z"])
 def test_validator_has_nothing_to_say(
-    validator: Path, mesh: TexturedMesh, tmp_path: Path, up_axis: UpAxis, unlit: bool
+    validator: Path, mesh: TexturedMesh, tmp_path: Path, up_axis: UpAxis, material: str
 ) -> None:
-    matte = None if unlit else torch.tensor([1.0, 0.0]).expand(*mesh.base_color.shape[:2], 2)
-    export_mesh(dataclasses.replace(mesh, roughness_metallic=matte), tmp_path, up_axis=up_axis, name="sphere")
+    export_mesh(with_material(mesh, material), tmp_path, up_axis=up_axis, name="sphere")
     report = validate(validator, tmp_path / "model.glb")
     assert report["issues"]["messages"] == []
     assert report["info"]["totalTriangleCount"] == len(mesh.faces)
     assert report["info"]["hasTextures"]
 
 
+@pytest.mark.parametrize("material", ["unlit", "pbr and normal map"])
 def test_validator_has_nothing_to_say_about_a_mesh_with_defects(
-    validator: Path, mesh: TexturedMesh, tmp_path: Path
+    validator: Path, mesh: TexturedMesh, tmp_path: Path, material: str
 ) -> None:
     vertices = mesh.vertices.clone()
     vertices[mesh.faces[0].long()] = vertices[0].clone()  # a face without area
@@ -82,7 +96,7 @@ def test_validator_has_nothing_to_say_about_a_mesh_with_defects(
         faces=torch.cat([mesh.faces, torch.tensor([[1, 1, 2]], dtype=torch.int32)]),
         uv_faces=torch.cat([mesh.uv_faces, torch.tensor([[0, 1, 2]], dtype=torch.int32)]),
     )
-    export_mesh(defective, tmp_path, up_axis="z", name="defective")
+    export_mesh(with_material(defective, material), tmp_path, up_axis="z", name="defective")
     issues = validate(validator, tmp_path / "model.glb")["issues"]
     assert issues["messages"] == []
 

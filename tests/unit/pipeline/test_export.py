@@ -14,8 +14,9 @@ from PIL import Image
 from textured_meshes import spherical_mesh
 
 from models.geometry.mesh import TexturedMesh
-from pipeline.export import export_mesh, sanitize_name, texture_image
+from pipeline.export import export_mesh, sanitize_name
 from pipeline.surface import clean_surface, mesh_statistics, split_at_seams, vertex_colors
+from pipeline.textures import texture_images
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_glb_keeps_triangles_texture_and_uvs(mesh: TexturedMesh, folder: Path) -
     flipped = np.asarray(loaded.visual.uv)[loaded.faces] * [1, -1] + [0, 1]
     np.testing.assert_allclose(flipped, expected, atol=1e-6)
     embedded = np.asarray(loaded.visual.material.baseColorTexture)
-    np.testing.assert_array_equal(embedded, np.asarray(texture_image(mesh)))
+    np.testing.assert_array_equal(embedded, np.asarray(texture_images(mesh).base_color))
 
 
 def test_obj_keeps_triangles_texture_and_uvs(mesh: TexturedMesh, folder: Path) -> None:
@@ -110,7 +111,9 @@ def test_obj_keeps_triangles_texture_and_uvs(mesh: TexturedMesh, folder: Path) -
     )
     flipped = np.asarray(loaded.visual.uv)[loaded.faces] * [1, -1] + [0, 1]
     np.testing.assert_allclose(flipped, mesh.uvs[mesh.uv_faces.long()].numpy(), atol=1e-6)
-    np.testing.assert_array_equal(np.asarray(loaded.visual.material.image), np.asarray(texture_image(mesh)))
+    np.testing.assert_array_equal(
+        np.asarray(loaded.visual.material.image), np.asarray(texture_images(mesh).base_color)
+    )
 
 
 def test_obj_has_no_cracks_at_seams_and_only_relative_names(mesh: TexturedMesh, folder: Path) -> None:
@@ -204,7 +207,7 @@ def test_a_mesh_with_nan_is_refused(mesh: TexturedMesh, tmp_path: Path) -> None:
 def test_texture_rows_keep_their_order_and_out_of_range_colours_are_clamped(mesh: TexturedMesh) -> None:
     color = torch.zeros(4, 2, 3)
     color[0] = torch.tensor([2.0, 0.5, -1.0])
-    image = texture_image(dataclasses.replace(mesh, base_color=color))
+    image = texture_images(dataclasses.replace(mesh, base_color=color)).base_color
     assert image.size == (2, 4)
     assert image.getpixel((0, 0)) == (255, 128, 0)
     assert isinstance(image, Image.Image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -21,6 +22,23 @@ SPOT = Path(__file__).resolve().parents[3] / "examples" / "spot-small"
 def spherical_mesh(texture_size: int = 64, subdivisions: int = 3, *, unlit: bool = True) -> TexturedMesh:
     """A closed unit sphere, its texture a smooth pattern."""
     return with_atlas(trimesh.creation.icosphere(subdivisions), texture_size, unlit=unlit)
+
+
+def lit_sphere(texture_size: int = 64) -> TexturedMesh:
+    """A unit sphere with a material that differs everywhere, a normal map and a light."""
+    mesh = spherical_mesh(texture_size, unlit=False)
+    row, column = torch.meshgrid(
+        torch.linspace(0, 1, texture_size), torch.linspace(0, 1, texture_size), indexing="ij"
+    )
+    slope = torch.stack([torch.sin(30 * column), torch.cos(20 * row), torch.full_like(row, 3.0)], -1)
+    light = torch.rand(16, 32, 3, generator=torch.Generator().manual_seed(0)) * 10
+    light[0, 0] = torch.tensor([4000.0, 2.0, 0.0])
+    return dataclasses.replace(
+        mesh,
+        roughness_metallic=torch.stack([0.2 + 0.8 * row, column], -1),
+        normal_map=torch.nn.functional.normalize(slope, dim=-1),
+        environment=light,
+    )
 
 
 def spot_mesh(texture_size: int = 256) -> TexturedMesh:
