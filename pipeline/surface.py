@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-import trimesh
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from models.geometry.mesh import TexturedMesh, vertex_normals
 from models.geometry.tangents import vertex_tangents
+from models.geometry.topology import describe
 from schemas.quality import MeshStatistics
 
 
@@ -132,12 +132,14 @@ def mesh_statistics(mesh: TexturedMesh) -> MeshStatistics:
         ValueError: As `clean_surface`.
     """
     surface = clean_surface(mesh)
-    solid = trimesh.Trimesh(surface.vertices, surface.faces, process=False)
-    low, high = solid.bounds.tolist()
+    topology = describe(surface.faces)
+    low, high = surface.vertices.min(0).tolist(), surface.vertices.max(0).tolist()
     return MeshStatistics(
         vertices=len(surface.vertices),
         faces=len(surface.faces),
-        watertight=bool(solid.is_watertight),
+        watertight=topology.closed,
+        manifold=topology.manifold,
+        genus=topology.genus,
         components=_count_components(surface.faces, len(surface.vertices)),
         bounds=(tuple(low), tuple(high)),
     )

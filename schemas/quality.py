@@ -66,6 +66,16 @@ class MeshStatistics(Published):
     )
     faces: int = Field(ge=0, description="Triangles.")
     watertight: bool = Field(description="Whether every edge has exactly two faces.")
+    manifold: bool | None = Field(
+        None,
+        description="Whether the faces around every edge and every vertex form one sheet; null in reports of "
+        "older workers.",
+    )
+    genus: int | None = Field(
+        None,
+        description="Number of handles, all components together; null unless watertight, manifold and "
+        "consistently oriented.",
+    )
     components: int = Field(ge=0, description="Connected components.")
     bounds: tuple[tuple[Finite, Finite, Finite], tuple[Finite, Finite, Finite]] = Field(
         description="Smallest and largest corner in the input's world frame, world units."

@@ -11,7 +11,7 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
-from textured_meshes import spherical_mesh
+from textured_meshes import spherical_mesh, with_atlas
 
 from models.geometry.mesh import TexturedMesh
 from pipeline.export import export_mesh, sanitize_name
@@ -233,6 +233,7 @@ def test_statistics_of_a_closed_sphere_and_of_two(mesh: TexturedMesh) -> None:
     assert (one.vertices, one.faces) == (len(mesh.vertices), len(mesh.faces))
     assert one.watertight
     assert one.components == 1
+    assert (one.manifold, one.genus) == (True, 0)
     np.testing.assert_allclose(one.bounds, [[-1] * 3, [1] * 3], atol=0.02)
     two = dataclasses.replace(
         mesh,
@@ -243,3 +244,21 @@ def test_statistics_of_a_closed_sphere_and_of_two(mesh: TexturedMesh) -> None:
     statistics = mesh_statistics(two)
     assert statistics.components == 2
     assert not statistics.watertight
+    assert statistics.manifold  # with a boundary
+    assert statistics.genus is None
+
+
+def test_statistics_tell_a_ring_from_a_ball_and_see_where_sheets_touch(mesh: TexturedMesh) -> None:
+    ring = mesh_statistics(with_atlas(trimesh.creation.torus(1.0, 0.4), 16))
+    assert (ring.watertight, ring.manifold, ring.genus) == (True, True, 1)
+    faces = mesh.faces + len(mesh.vertices)
+    faces[faces == len(mesh.vertices) + 1] = 0  # the other ball hangs on the first one's vertex 0
+    pinched = dataclasses.replace(
+        mesh,
+        vertices=torch.cat([mesh.vertices, mesh.vertices + 5]),
+        faces=torch.cat([mesh.faces, faces]),
+        uv_faces=torch.cat([mesh.uv_faces, mesh.uv_faces]),
+    )
+    statistics = mesh_statistics(pinched)
+    assert (statistics.watertight, statistics.manifold, statistics.genus) == (True, False, None)
+    assert statistics.components == 1
