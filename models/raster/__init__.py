@@ -22,9 +22,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from models.raster.checks import BoundaryMode, FilterMode
+from models.raster.checks import BoundaryMode, FilterMode, Topology
 
-__all__ = ["BackendName", "BoundaryMode", "FilterMode", "RasterBackend", "make_backend"]
+__all__ = ["BackendName", "BoundaryMode", "FilterMode", "RasterBackend", "Topology", "make_backend"]
 
 BackendName = Literal["auto", "nvdiffrast", "warp"]
 
@@ -106,7 +106,21 @@ class RasterBackend(Protocol):
         """
         ...
 
-    def antialias(self, color: Tensor, rast: Tensor, pos: Tensor, tri: Tensor) -> Tensor:
+    def make_topology(self, tri: Tensor, vertices: int) -> Topology:
+        """Finds which triangles are neighbours, for `antialias` to use more than once.
+
+        Args:
+            tri: Vertex indices [F, 3], int32.
+            vertices: Number of vertices, N.
+
+        Returns:
+            What this backend's `antialias` takes as `topology`, with the same triangles only.
+        """
+        ...
+
+    def antialias(
+        self, color: Tensor, rast: Tensor, pos: Tensor, tri: Tensor, topology: Topology | None = None
+    ) -> Tensor:
         """Blends pixels across silhouettes by how far the silhouette edge reaches between their centres.
 
         An edge is a silhouette if it belongs to one triangle only, or if its two triangles lie on the same
@@ -116,8 +130,9 @@ class RasterBackend(Protocol):
             color: Image [B, H, W, C].
             rast: Output of `rasterize` [B, H, W, 4].
             pos: The clip-space vertices that were rasterized [B, N, 4].
-            tri: The triangles that were rasterized [F, 3], int32. Neighbourhoods are remembered for the
-                tensors seen last: do not write to one behind torch's back.
+            tri: The triangles that were rasterized [F, 3], int32.
+            topology: What `make_topology` returned for `tri`. By default neighbourhoods are found here, and
+                may be remembered for the tensors seen last: do not write to one behind torch's back.
 
         Returns:
             The image with smooth silhouettes [B, H, W, C]. Gradients reach `color` and, through the places

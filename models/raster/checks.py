@@ -1,12 +1,15 @@
 """Argument checks that every backend makes, so that a mistake reads the same on all of them."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 FilterMode = Literal["nearest", "linear", "linear-mipmap-linear"]
 BoundaryMode = Literal["wrap", "clamp"]
+
+Topology = Any
+"""A mesh's neighbourhoods in the form of the backend that made them."""
 
 MAX_FACES = 2**24 - 1
 """Triangle numbers travel in float32."""
@@ -16,16 +19,23 @@ MAX_SIDE = 2048
 
 
 def _check(name: str, tensor: Tensor, layout: tuple[int | str, ...], dtype: torch.dtype) -> None:
+    if isinstance(tensor, Tensor) and tensor.dtype == dtype and _fits(tensor.shape, layout):
+        return
     expected = "[" + ", ".join(str(extent) for extent in layout) + "]"
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name} must be a tensor {expected}, got {type(tensor).__name__}")
-    fits = tensor.dim() == len(layout) and all(
-        not isinstance(want, int) or want == have for want, have in zip(layout, tensor.shape, strict=True)
-    )
-    if not fits:
+    if not _fits(tensor.shape, layout):
         raise ValueError(f"{name} must have shape {expected}, got {list(tensor.shape)}")
-    if tensor.dtype != dtype:
-        raise ValueError(f"{name} must be {dtype}, got {tensor.dtype}")
+    raise ValueError(f"{name} must be {dtype}, got {tensor.dtype}")
+
+
+def _fits(shape: torch.Size, layout: tuple[int | str, ...]) -> bool:
+    if len(shape) != len(layout):
+        return False
+    for want, have in zip(layout, shape, strict=True):  # noqa: SIM110 (a generator costs more than the rest)
+        if want != have and want.__class__ is int:
+            return False
+    return True
 
 
 def _check_batch(name: str, tensor: Tensor, batch: int) -> None:
@@ -99,6 +109,13 @@ def check_antialias(color: Tensor, rast: Tensor, pos: Tensor, tri: Tensor) -> No
     _check("pos", pos, (rast.shape[0], "N", 4), torch.float32)
     _check_tri(tri)
     _check_devices(color=color, rast=rast, pos=pos, tri=tri)
+
+
+def check_make_topology(tri: Tensor, vertices: int) -> None:
+    """Raises ValueError unless the arguments fit `RasterBackend.make_topology`."""
+    _check_tri(tri)
+    if vertices < 0:
+        raise ValueError(f"vertices must not be negative, got {vertices}")
 
 
 def mip_levels(height: int, width: int, limit: int | None) -> int:

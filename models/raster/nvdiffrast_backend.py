@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models.raster import checks
-from models.raster.checks import BoundaryMode, FilterMode
+from models.raster.checks import BoundaryMode, FilterMode, Topology
 
 INSTALL = (
     "nvdiffrast is not installed. It is on no package registry: with torch and a CUDA compiler present, run "
@@ -90,11 +90,23 @@ class NvdiffrastBackend:
             )
         return colors
 
-    def antialias(self, color: Tensor, rast: Tensor, pos: Tensor, tri: Tensor) -> Tensor:
+    def make_topology(self, tri: Tensor, vertices: int) -> Topology:
+        """See `RasterBackend.make_topology`."""
+        checks.check_make_topology(tri, vertices)
+        with torch.cuda.device(self.device):
+            return self._dr.antialias_construct_topology_hash(tri.contiguous())
+
+    def antialias(
+        self, color: Tensor, rast: Tensor, pos: Tensor, tri: Tensor, topology: Topology | None = None
+    ) -> Tensor:
         """See `RasterBackend.antialias`."""
         checks.check_antialias(color, rast, pos, tri)
         with torch.cuda.device(self.device):
             smooth: Tensor = self._dr.antialias(
-                color.contiguous(), rast.detach().contiguous(), pos.contiguous(), tri.contiguous()
+                color.contiguous(),
+                rast.detach().contiguous(),
+                pos.contiguous(),
+                tri.contiguous(),
+                topology_hash=topology,
             )
         return smooth

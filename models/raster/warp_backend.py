@@ -4,21 +4,22 @@ import torch
 from torch import Tensor
 
 from models.raster import checks
-from models.raster.checks import BoundaryMode, FilterMode
+from models.raster.checks import BoundaryMode, FilterMode, Topology
 from models.raster.warp_ops.antialias import Antialias
-from models.raster.warp_ops.interpolate import Interpolate, attribute_slopes
-from models.raster.warp_ops.launch import Launcher
+from models.raster.warp_ops.interpolate import Interpolate
+from models.raster.warp_ops.launch import Launcher, packed
 from models.raster.warp_ops.rasterize import Rasterize
-from models.raster.warp_ops.texture import Sample, mip_chain
-from models.raster.warp_ops.topology import TopologyCache
+from models.raster.warp_ops.texture import Sample
+from models.raster.warp_ops.topology import TopologyCache, opposite_vertices
 
 
 class WarpBackend:
     """Implements `models.raster.RasterBackend` on one device.
 
     On the CPU results are the same bit for bit from run to run with the same number of threads. On CUDA
-    gradients are summed in whatever order the hardware takes; forward results are repeatable except for the
-    rounding of pixels that several silhouettes touch.
+    forward results are repeatable, and gradients are summed in whatever order the hardware takes. Nothing
+    here waits for the device, and every operation can be captured in a CUDA graph, forward and backward, once
+    it has run before.
 
     Args:
         device: Device of all tensors.
@@ -30,13 +31,13 @@ class WarpBackend:
     def __init__(self, device: torch.device | str, threads: int | None = None) -> None:
         self.device = torch.device(device)
         self._launcher = Launcher(self.device, threads)
-        self._topology = TopologyCache()
+        self._topology = TopologyCache(self._launcher)
 
     def rasterize(self, pos: Tensor, tri: Tensor, resolution: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """See `RasterBackend.rasterize`."""
         checks.check_rasterize(pos, tri, resolution)
         rast, rast_db = Rasterize.apply(
-            pos.contiguous(), tri.contiguous(), self._launcher, (int(resolution[0]), int(resolution[1]))
+            packed(pos), tri.contiguous(), self._launcher, (int(resolution[0]), int(resolution[1]))
         )
         return rast, rast_db
 
@@ -45,11 +46,14 @@ class WarpBackend:
     ) -> tuple[Tensor, Tensor | None]:
         """See `RasterBackend.interpolate`."""
         checks.check_interpolate(attr, rast, tri, rast_db)
-        attr, rast, tri = attr.contiguous(), rast.contiguous(), tri.contiguous()
-        out = Interpolate.apply(attr, rast, tri, self._launcher)
-        if rast_db is None:
-            return out, None
-        return out, attribute_slopes(attr, rast, rast_db.contiguous(), tri, self._launcher)
+        out, slopes = Interpolate.apply(
+            attr.contiguous(),
+            packed(rast),
+            tri.contiguous(),
+            None if rast_db is None else packed(rast_db.detach()),
+            self._launcher,
+        )
+        return out, slopes
 
     def texture(
         self,
@@ -66,27 +70,32 @@ class WarpBackend:
         if filter_mode == "linear-mipmap-linear":
             levels = checks.mip_levels(tex.shape[1], tex.shape[2], max_mip_level)
         colors: Tensor = Sample.apply(
-            mip_chain(tex.contiguous(), levels),
+            tex.contiguous(),
             uv.contiguous(),
-            uv_da.detach().contiguous() if levels and uv_da is not None else None,
+            packed(uv_da.detach()) if levels and uv_da is not None else None,
             self._launcher,
-            (tex.shape[1], tex.shape[2]),
             filter_mode != "nearest",
             levels,
             boundary_mode == "wrap",
         )
         return colors
 
-    def antialias(self, color: Tensor, rast: Tensor, pos: Tensor, tri: Tensor) -> Tensor:
+    def make_topology(self, tri: Tensor, vertices: int) -> Topology:
+        """See `RasterBackend.make_topology`."""
+        checks.check_make_topology(tri, vertices)
+        return opposite_vertices(tri.contiguous(), vertices, self._launcher)
+
+    def antialias(
+        self, color: Tensor, rast: Tensor, pos: Tensor, tri: Tensor, topology: Topology | None = None
+    ) -> Tensor:
         """See `RasterBackend.antialias`."""
         checks.check_antialias(color, rast, pos, tri)
-        opposite = self._topology.get(tri, pos.shape[1])
         smooth: Tensor = Antialias.apply(
             color.contiguous(),
-            rast.detach().contiguous(),
-            pos.contiguous(),
+            packed(rast.detach()),
+            packed(pos),
             tri.contiguous(),
-            opposite,
+            self._topology.get(tri, pos.shape[1]) if topology is None else topology,
             self._launcher,
         )
         return smooth

@@ -3,12 +3,11 @@
 from typing import Any
 
 import torch
-import warp as wp
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.raster.warp_ops.kernels.antialias import smooth, smooth_backward
-from models.raster.warp_ops.launch import Launcher, as_array
+from models.raster.warp_ops.kernels.antialias import find_silhouettes, smooth, smooth_backward
+from models.raster.warp_ops.launch import Launcher
 
 
 class Antialias(torch.autograd.Function):
@@ -20,56 +19,32 @@ class Antialias(torch.autograd.Function):
     ) -> Tensor:
         """Blends colours across silhouettes."""
         views, height, width, channels = color.shape
+        vertices, faces, pixels = pos.shape[1], tri.shape[0], height * width
+        flags = torch.empty(views, height, width, dtype=torch.uint8, device=color.device)
         out = color.clone()
-        launcher.run(
-            smooth,
-            views,
-            height * width,
-            [
-                as_array(color, wp.float32),
-                as_array(rast, wp.vec4),
-                as_array(pos, wp.vec4),
-                as_array(tri, wp.vec3i),
-                as_array(opposite, wp.vec3i),
-                as_array(out, wp.float32),
-                pos.shape[1],
-                tri.shape[0],
-                channels,
-                height,
-                width,
-            ],
-        )
-        ctx.save_for_backward(color, rast, pos, tri, opposite)
+        mesh = [rast, pos, tri, opposite, flags]
+        launcher.run(find_silhouettes, views, pixels, [*mesh, vertices, faces, views, height, width])
+        launcher.run(smooth, views, pixels, [color, *mesh, out, vertices, faces, channels, height, width])
+        ctx.save_for_backward(color, *mesh)
         ctx.launcher = launcher
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, None, None, None]:
         """Carries the gradient to the colours and to the silhouettes' vertices."""
-        color, rast, pos, tri, opposite = ctx.saved_tensors
+        color, rast, pos, tri, opposite, flags = ctx.saved_tensors
         views, height, width, channels = color.shape
+        want_color, _, want_pos = ctx.needs_input_grad[:3]
         grad = grad.contiguous()
-        grad_color = grad.clone()
-        grad_pos = torch.zeros_like(pos)
+        grad_color = grad.clone() if want_color else None
+        grad_pos = torch.zeros_like(pos) if want_pos else None
+        mesh = [rast, pos, tri, opposite, flags]
+        sizes = [pos.shape[1], tri.shape[0], channels, height, width]
         ctx.launcher.run(
             smooth_backward,
             views,
             height * width,
-            [
-                as_array(grad, wp.float32),
-                as_array(color, wp.float32),
-                as_array(rast, wp.vec4),
-                as_array(pos, wp.vec4),
-                as_array(tri, wp.vec3i),
-                as_array(opposite, wp.vec3i),
-                as_array(grad_color, wp.float32),
-                as_array(grad_pos, wp.float32),
-                pos.shape[1],
-                tri.shape[0],
-                channels,
-                height,
-                width,
-            ],
+            [grad, color, *mesh, grad_color, grad_pos, *sizes, int(want_color), int(want_pos)],
         )
         return grad_color, None, grad_pos, None, None, None

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# ruff: noqa: UP018
+# ruff: noqa: UP018, RUF046
 # Casting a literal is how a Warp kernel declares a variable that a loop or a branch may change.
 """Analytic antialiasing of silhouettes, the source of gradients for the visibility of triangles.
 
@@ -11,10 +11,18 @@ High-Performance Differentiable Rendering", 2020, section 3.4.
 
 import warp as wp
 
-from models.raster.warp_ops.kernels.common import add_xyw, corners, cross2
+from models.raster.warp_ops.kernels.common import corners, cross2
+from models.raster.warp_ops.kernels.native import add4, load4
 
 # Coverage is decided from snapped vertices: a crossing may appear to miss the gap by that much, in pixels.
 SLACK = wp.constant(0.0625)
+
+
+RIGHT = wp.constant(1)
+"""Flag of a pixel: a silhouette passes between it and its right neighbour."""
+
+UP = wp.constant(2)
+"""Flag of a pixel: a silhouette passes between it and its upper neighbour."""
 
 
 @wp.struct
@@ -39,24 +47,6 @@ def on_screen(p: wp.vec4, centre: wp.vec2, half: wp.vec2) -> wp.vec2:
 def same_side(a: float, b: float) -> bool:
     """Whether two numbers have the same sign, zero being positive."""
     return (a < 0.0) == (b < 0.0)
-
-
-@wp.func
-def wing(
-    a: wp.vec2,
-    b: wp.vec2,
-    far: int,
-    base: int,
-    own: wp.vec2,
-    pos: wp.array(dtype=wp.vec4),
-    centre: wp.vec2,
-    half: wp.vec2,
-) -> float:
-    """Signed area of the triangle across an edge (a, b); of the triangle itself where there is none."""
-    tip = own
-    if far >= 0:
-        tip = on_screen(pos[base + far], centre, half)
-    return cross2(a - tip, b - tip)
 
 
 @wp.func
@@ -87,8 +77,8 @@ def find_crossing(
     """Examines the pixel i at (x, y) and its neighbour j, known to see different triangles."""
     result = Crossing()
     result.found = 0
-    r0 = rast[i]
-    r1 = rast[j]
+    r0 = load4(rast, i)
+    r1 = load4(rast, j)
     # The edge belongs to the nearer triangle; nothing is behind everything.
     sign = float(1.0)
     seen = r0[3]
@@ -100,25 +90,16 @@ def find_crossing(
     v = corners(tri, seen, faces, vertices)
     if v[0] < 0:
         return result
-    p0 = pos[base + v[0]]
-    p1 = pos[base + v[1]]
-    p2 = pos[base + v[2]]
+    p0 = load4(pos, base + v[0])
+    p1 = load4(pos, base + v[1])
+    p2 = load4(pos, base + v[2])
     if p0[3] <= 0.0 or p1[3] <= 0.0 or p2[3] <= 0.0:
         return result  # reaches behind the camera: its edges have no place on the screen
     centre = wp.vec2(float(x) + 0.5 - half[0], float(y) + 0.5 - half[1])
     s0 = on_screen(p0, centre, half)
     s1 = on_screen(p1, centre, half)
     s2 = on_screen(p2, centre, half)
-
-    # An edge is a silhouette where the triangle across it folds back to the same side, or is missing.
-    o = opposite[int(seen) - 1]
     area = cross2(s1 - s0, s2 - s0)
-    edge0 = same_side(wing(s1, s2, o[0], base, s0, pos, centre, half), area)
-    edge1 = same_side(wing(s2, s0, o[1], base, s1, pos, centre, half), area)
-    edge2 = same_side(wing(s0, s1, o[2], base, s2, pos, centre, half), area)
-    if not (edge0 or edge1 or edge2):
-        return result
-
     if upward != 0:  # from here on the neighbour is to the right
         s0 = wp.vec2(s0[1], s0[0])
         s1 = wp.vec2(s1[1], s1[0])
@@ -128,55 +109,69 @@ def find_crossing(
     at2 = axis_crossing(s0, s1, sign)
     # The line leaves the triangle through the edge that it meets last.
     at = at0
-    silhouette = edge0
+    edge = int(0)
     span = s2 - s1
     result.v1 = v[1]
     result.v2 = v[2]
     if at1 > at:
         at = at1
-        silhouette = edge1
+        edge = 1
         span = s0 - s2
         result.v1 = v[2]
         result.v2 = v[0]
     if at2 > at:
         at = at2
-        silhouette = edge2
+        edge = 2
         span = s1 - s0
         result.v1 = v[0]
         result.v2 = v[1]
     # Flat edges are left to the neighbours in the other direction.
-    if silhouette and wp.abs(span[1]) >= wp.abs(span[0]) and at > -SLACK and at < 1.0 + SLACK:
-        result.alpha = sign * (0.5 - wp.min(wp.max(at, 0.0), 1.0))
-        result.x = x
-        result.y = y
-        result.found = 1
+    if not (wp.abs(span[1]) >= wp.abs(span[0]) and at > -SLACK and at < 1.0 + SLACK):
+        return result
+    # An edge is a silhouette where the triangle across it folds back to the same side, or is missing.
+    far = opposite[int(seen) - 1][edge]
+    if far >= 0:
+        a = on_screen(load4(pos, base + result.v1), centre, half)
+        b = on_screen(load4(pos, base + result.v2), centre, half)
+        tip = on_screen(load4(pos, base + far), centre, half)
+        if not same_side(cross2(a - tip, b - tip), area):
+            return result
+    result.alpha = sign * (0.5 - wp.min(wp.max(at, 0.0), 1.0))
+    result.x = x
+    result.y = y
+    result.found = 1
     return result
 
 
-@wp.kernel(enable_backward=False)
-def smooth(
+@wp.kernel(enable_backward=False, grid_stride=False)
+def find_silhouettes(
     first: int,
     slot: int,
-    color: wp.array(dtype=wp.float32),
     rast: wp.array(dtype=wp.vec4),
     pos: wp.array(dtype=wp.vec4),
     tri: wp.array(dtype=wp.vec3i),
     opposite: wp.array(dtype=wp.vec3i),
-    out: wp.array(dtype=wp.float32),
+    flags: wp.array(dtype=wp.uint8),
     vertices: int,
     faces: int,
-    channels: int,
+    views: int,
     height: int,
     width: int,
 ) -> None:
-    """One item per pixel: blends it with its right and upper neighbours across silhouettes."""
+    """One item per pixel: RIGHT and UP where a silhouette passes between it and that neighbour."""
     i = first + wp.tid()
     pixels = height * width
+    own = rast[i][3]
+    # Most pixels end here, before any division; past a border this looks at pixels that are no neighbours.
+    last = views * pixels - 1
+    if rast[wp.min(i + 1, last)][3] == own and rast[wp.min(i + width, last)][3] == own:
+        flags[i] = wp.uint8(0)
+        return
     view = i // pixels
     y = (i - view * pixels) // width
     x = i - view * pixels - y * width
     half = wp.vec2(0.5 * float(width), 0.5 * float(height))
-    own = rast[i][3]
+    found = int(0)
     for upward in range(2):
         j = i
         if upward == 0 and x + 1 < width:
@@ -188,17 +183,87 @@ def smooth(
                 rast, pos, tri, opposite, i, j, x, y, view * vertices, upward, vertices, faces, half
             )
             if hit.found != 0:
-                target = j
-                if hit.alpha > 0.0:
-                    target = i
+                found += RIGHT + upward * (UP - RIGHT)
+    flags[i] = wp.uint8(found)
+
+
+@wp.func
+def may_be_touched(flags: wp.array(dtype=wp.uint8), i: int, width: int) -> bool:
+    """Whether `touched` is worth asking; cheap, and blind to the borders."""
+    right = int(flags[wp.max(i - 1, 0)]) & RIGHT
+    up = int(flags[wp.max(i - width, 0)]) & UP
+    return int(flags[i]) + right + up != 0
+
+
+@wp.func
+def touched(flags: wp.array(dtype=wp.uint8), i: int, x: int, y: int, width: int, side: int) -> bool:
+    """Whether a silhouette passes between a pixel and a neighbour, by side: below, left, right, above."""
+    if side == 0:
+        return y > 0 and (int(flags[i - width]) & UP) != 0
+    if side == 1:
+        return x > 0 and (int(flags[i - 1]) & RIGHT) != 0
+    if side == 2:
+        return (int(flags[i]) & RIGHT) != 0
+    return (int(flags[i]) & UP) != 0
+
+
+@wp.kernel(enable_backward=False, grid_stride=False)
+def smooth(
+    first: int,
+    slot: int,
+    color: wp.array(dtype=wp.float32),
+    rast: wp.array(dtype=wp.vec4),
+    pos: wp.array(dtype=wp.vec4),
+    tri: wp.array(dtype=wp.vec3i),
+    opposite: wp.array(dtype=wp.vec3i),
+    flags: wp.array(dtype=wp.uint8),
+    out: wp.array(dtype=wp.float32),
+    vertices: int,
+    faces: int,
+    channels: int,
+    height: int,
+    width: int,
+) -> None:
+    """One item per pixel: adds what it gains from its neighbours across silhouettes to its colour in `out`.
+
+    Pixels collect what is theirs instead of adding to their neighbours, which keeps the sums in order.
+    """
+    i = first + wp.tid()
+    if not may_be_touched(flags, i, width):
+        return
+    pixels = height * width
+    view = i // pixels
+    y = (i - view * pixels) // width
+    x = i - view * pixels - y * width
+    half = wp.vec2(0.5 * float(width), 0.5 * float(height))
+    sides = int(4)  # not a literal in the loop, which Warp would unroll
+    for side in range(sides):
+        if touched(flags, i, x, y, width, side):
+            upward = int(0)
+            p = i
+            px = x
+            py = y
+            if side == 0:
+                p = i - width
+                py = y - 1
+            if side == 1:
+                p = i - 1
+                px = x - 1
+            if side == 0 or side == 3:
+                upward = 1
+            q = p + 1 + upward * (width - 1)
+            hit = find_crossing(
+                rast, pos, tri, opposite, p, q, px, py, view * vertices, upward, vertices, faces, half
+            )
+            if hit.found != 0 and (hit.alpha > 0.0) == (p == i):
                 for c in range(channels):
-                    change = hit.alpha * (color[j * channels + c] - color[i * channels + c])
-                    wp.atomic_add(out, target * channels + c, change)
+                    change = hit.alpha * (color[q * channels + c] - color[p * channels + c])
+                    out[i * channels + c] = out[i * channels + c] + change
 
 
 @wp.func
 def move_edge(
-    grad_pos: wp.array(dtype=wp.float32),
+    grad_pos: wp.array(dtype=wp.vec4),
     pos: wp.array(dtype=wp.vec4),
     hit: Crossing,
     base: int,
@@ -207,8 +272,8 @@ def move_edge(
     weight: float,
 ) -> None:
     """Adds `weight` times the derivative of alpha to the gradients of an edge's two vertices."""
-    p1 = pos[base + hit.v1]
-    p2 = pos[base + hit.v2]
+    p1 = load4(pos, base + hit.v1)
+    p2 = load4(pos, base + hit.v2)
     centre = wp.vec2(float(hit.x) + 0.5 - half[0], float(hit.y) + 0.5 - half[1])
     s1 = on_screen(p1, centre, half)
     s2 = on_screen(p2, centre, half)
@@ -229,11 +294,11 @@ def move_edge(
         g2 = wp.vec2(g2[1], g2[0])
     g1 = wp.vec2(g1[0] * half[0], g1[1] * half[1]) / p1[3]
     g2 = wp.vec2(g2[0] * half[0], g2[1] * half[1]) / p2[3]
-    add_xyw(grad_pos, base + hit.v1, g1[0], g1[1], -(p1[0] * g1[0] + p1[1] * g1[1]) / p1[3])
-    add_xyw(grad_pos, base + hit.v2, g2[0], g2[1], -(p2[0] * g2[0] + p2[1] * g2[1]) / p2[3])
+    add4(grad_pos, base + hit.v1, wp.vec4(g1[0], g1[1], 0.0, -(p1[0] * g1[0] + p1[1] * g1[1]) / p1[3]))
+    add4(grad_pos, base + hit.v2, wp.vec4(g2[0], g2[1], 0.0, -(p2[0] * g2[0] + p2[1] * g2[1]) / p2[3]))
 
 
-@wp.kernel(enable_backward=False)
+@wp.kernel(enable_backward=False, grid_stride=False)
 def smooth_backward(
     first: int,
     slot: int,
@@ -243,42 +308,64 @@ def smooth_backward(
     pos: wp.array(dtype=wp.vec4),
     tri: wp.array(dtype=wp.vec3i),
     opposite: wp.array(dtype=wp.vec3i),
+    flags: wp.array(dtype=wp.uint8),
     grad_color: wp.array(dtype=wp.float32),
-    grad_pos: wp.array(dtype=wp.float32),
+    grad_pos: wp.array(dtype=wp.vec4),
     vertices: int,
     faces: int,
     channels: int,
     height: int,
     width: int,
+    want_color: int,
+    want_pos: int,
 ) -> None:
-    """One item per pixel: the adjoint of `smooth`; crossings are found anew rather than stored."""
+    """One item per pixel: the adjoint of `smooth`; where silhouettes pass, crossings are found anew.
+
+    `grad_color` begins as a copy of `grad`.
+    """
     i = first + wp.tid()
+    if not may_be_touched(flags, i, width):
+        return
     pixels = height * width
     view = i // pixels
     y = (i - view * pixels) // width
     x = i - view * pixels - y * width
     half = wp.vec2(0.5 * float(width), 0.5 * float(height))
-    own = rast[i][3]
-    for upward in range(2):
-        j = i
-        if upward == 0 and x + 1 < width:
-            j = i + 1
-        if upward == 1 and y + 1 < height:
-            j = i + width
-        if rast[j][3] != own:
+    sides = int(4)  # not a literal in the loop, which Warp would unroll
+    for side in range(sides):
+        if touched(flags, i, x, y, width, side):
+            upward = int(0)
+            p = i
+            px = x
+            py = y
+            if side == 0:
+                p = i - width
+                py = y - 1
+            if side == 1:
+                p = i - 1
+                px = x - 1
+            if side == 0 or side == 3:
+                upward = 1
+            q = p + 1 + upward * (width - 1)
             hit = find_crossing(
-                rast, pos, tri, opposite, i, j, x, y, view * vertices, upward, vertices, faces, half
+                rast, pos, tri, opposite, p, q, px, py, view * vertices, upward, vertices, faces, half
             )
-            if hit.found != 0:
-                target = j
-                if hit.alpha > 0.0:
-                    target = i
+            target = q
+            if hit.alpha > 0.0:
+                target = p
+            if want_color != 0 and hit.found != 0:
+                share = hit.alpha
+                if p == i:
+                    share = -hit.alpha
+                for c in range(channels):
+                    change = share * grad[target * channels + c]
+                    grad_color[i * channels + c] = grad_color[i * channels + c] + change
+            # A saturated crossing no longer moves with the edge.
+            if hit.found != 0 and want_pos != 0 and p == i and wp.abs(hit.alpha) < 0.5:
                 weight = float(0.0)
                 for c in range(channels):
-                    g = grad[target * channels + c]
-                    weight += g * (color[j * channels + c] - color[i * channels + c])
-                    wp.atomic_add(grad_color, i * channels + c, -hit.alpha * g)
-                    wp.atomic_add(grad_color, j * channels + c, hit.alpha * g)
-                # A saturated crossing no longer moves with the edge.
-                if weight != 0.0 and wp.abs(hit.alpha) < 0.5:
+                    weight += grad[target * channels + c] * (
+                        color[q * channels + c] - color[p * channels + c]
+                    )
+                if weight != 0.0:
                     move_edge(grad_pos, pos, hit, view * vertices, upward, half, weight)

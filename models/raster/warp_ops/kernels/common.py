@@ -20,11 +20,3 @@ def corners(tri: wp.array(dtype=wp.vec3i), face_plus_one: float, faces: int, ver
 def cross2(a: wp.vec2, b: wp.vec2) -> float:
     """The z component of the cross product of two vectors in the plane."""
     return a[0] * b[1] - a[1] * b[0]
-
-
-@wp.func
-def add_xyw(grad: wp.array(dtype=wp.float32), vertex: int, x: float, y: float, w: float) -> None:
-    """Adds to the gradient of a clip-space position; z never has any."""
-    wp.atomic_add(grad, 4 * vertex, x)
-    wp.atomic_add(grad, 4 * vertex + 1, y)
-    wp.atomic_add(grad, 4 * vertex + 3, w)

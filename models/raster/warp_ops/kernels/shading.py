@@ -7,11 +7,12 @@ using 2D homogeneous coordinates", 1997.
 
 import warp as wp
 
-from models.raster.warp_ops.kernels.common import add_xyw, corners, cross2
-from models.raster.warp_ops.kernels.coverage import EMPTY
+from models.raster.warp_ops.kernels.common import corners, cross2
+from models.raster.warp_ops.kernels.coverage import EMPTY, face_of
+from models.raster.warp_ops.kernels.native import add4, leads, load4, same_lanes, store4, sum_lanes
 
 
-@wp.kernel(enable_backward=False)
+@wp.kernel(enable_backward=False, grid_stride=False)
 def shade(
     first: int,
     slot: int,
@@ -28,18 +29,18 @@ def shade(
     i = first + wp.tid()
     key = keys[i]
     if key == wp.int64(EMPTY):
-        rast[i] = wp.vec4(0.0, 0.0, 0.0, 0.0)
-        rast_db[i] = wp.vec4(0.0, 0.0, 0.0, 0.0)
+        store4(rast, i, wp.vec4(0.0, 0.0, 0.0, 0.0))
+        store4(rast_db, i, wp.vec4(0.0, 0.0, 0.0, 0.0))
         return
-    face = int(key & wp.int64(4294967295))
+    face = face_of(key)
     pixels = height * width
     view = i // pixels
     y = (i - view * pixels) // width
     x = i - view * pixels - y * width
     v = tri[face]
-    p0 = pos[view * vertices + v[0]]
-    p1 = pos[view * vertices + v[1]]
-    p2 = pos[view * vertices + v[2]]
+    p0 = load4(pos, view * vertices + v[0])
+    p1 = load4(pos, view * vertices + v[1])
+    p2 = load4(pos, view * vertices + v[2])
 
     scale_x = 2.0 / float(width)
     scale_y = 2.0 / float(height)
@@ -67,7 +68,7 @@ def shade(
     excess = wp.max(u + v_, 1.0)
     u = u / excess
     v_ = v_ / excess
-    rast[i] = wp.vec4(u, v_, wp.min(depth, 1.0), float(face + 1))
+    store4(rast, i, wp.vec4(u, v_, wp.min(depth, 1.0), float(face + 1)))
 
     # Edge functions are linear in the pixel: a0 = (p1 x p2) . (fx, fy, 1) and so on.
     slope0 = wp.vec2(p2[1] * p1[3] - p1[1] * p2[3], p1[0] * p2[3] - p2[0] * p1[3])
@@ -76,15 +77,19 @@ def shade(
     total = slope0 + slope1 + slope2
     kx = scale_x * inverse
     ky = scale_y * inverse
-    rast_db[i] = wp.vec4(
-        kx * (u * total[0] - slope0[0]),
-        ky * (u * total[1] - slope0[1]),
-        kx * (v_ * total[0] - slope1[0]),
-        ky * (v_ * total[1] - slope1[1]),
+    store4(
+        rast_db,
+        i,
+        wp.vec4(
+            kx * (u * total[0] - slope0[0]),
+            ky * (u * total[1] - slope0[1]),
+            kx * (v_ * total[0] - slope1[0]),
+            ky * (v_ * total[1] - slope1[1]),
+        ),
     )
 
 
-@wp.kernel(enable_backward=False)
+@wp.kernel(enable_backward=False, grid_stride=False)
 def shade_backward(
     first: int,
     slot: int,
@@ -92,7 +97,7 @@ def shade_backward(
     rast: wp.array(dtype=wp.vec4),
     pos: wp.array(dtype=wp.vec4),
     tri: wp.array(dtype=wp.vec3i),
-    grad_pos: wp.array(dtype=wp.float32),
+    grad_pos: wp.array(dtype=wp.vec4),
     vertices: int,
     faces: int,
     height: int,
@@ -100,10 +105,11 @@ def shade_backward(
 ) -> None:
     """One item per pixel: carries the gradients of u and v to x, y and w of three vertices."""
     i = first + wp.tid()
-    v = corners(tri, rast[i][3], faces, vertices)
+    seen = rast[i][3]
+    v = corners(tri, seen, faces, vertices)
     if v[0] < 0:
         return
-    grad = grad_rast[i]
+    grad = load4(grad_rast, i)
     if grad[0] == 0.0 and grad[1] == 0.0:
         return
     pixels = height * width
@@ -113,9 +119,9 @@ def shade_backward(
     i0 = view * vertices + v[0]
     i1 = view * vertices + v[1]
     i2 = view * vertices + v[2]
-    p0 = pos[i0]
-    p1 = pos[i1]
-    p2 = pos[i2]
+    p0 = load4(pos, i0)
+    p1 = load4(pos, i1)
+    p2 = load4(pos, i2)
 
     fx = 2.0 / float(width) * (float(x) + 0.5) - 1.0
     fy = 2.0 / float(height) * (float(y) + 0.5) - 1.0
@@ -143,6 +149,11 @@ def shade_backward(
     gy1 = g2 * q0[0] - g0 * q2[0]
     gx2 = g1 * q0[1] - g0 * q1[1]
     gy2 = g0 * q1[0] - g1 * q0[0]
-    add_xyw(grad_pos, i0, gx0, gy0, -fx * gx0 - fy * gy0)
-    add_xyw(grad_pos, i1, gx1, gy1, -fx * gx1 - fy * gy1)
-    add_xyw(grad_pos, i2, gx2, gy2, -fx * gx2 - fy * gy2)
+    lanes = same_lanes(wp.int64(view) * wp.int64(faces) + wp.int64(seen))
+    sum0 = sum_lanes(lanes, wp.vec4(gx0, gy0, 0.0, -fx * gx0 - fy * gy0))
+    sum1 = sum_lanes(lanes, wp.vec4(gx1, gy1, 0.0, -fx * gx1 - fy * gy1))
+    sum2 = sum_lanes(lanes, wp.vec4(gx2, gy2, 0.0, -fx * gx2 - fy * gy2))
+    if leads(lanes):
+        add4(grad_pos, i0, sum0)
+        add4(grad_pos, i1, sum1)
+        add4(grad_pos, i2, sum2)

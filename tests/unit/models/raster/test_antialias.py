@@ -2,7 +2,10 @@ import pytest
 import torch
 from raster_scenes import flat, project, sphere
 
+from models.raster.warp_ops.launch import Launcher
 from models.raster.warp_ops.topology import TopologyCache, opposite_vertices
+
+LAUNCHER = Launcher(torch.device("cpu"))
 
 
 def quad(left, right, bottom=-2.0, top=2.0, z=0.0):
@@ -181,17 +184,19 @@ def test_opposite_vertices_agree_with_a_dictionary():
         ]
         for f in tri.tolist()
     ]
-    assert opposite_vertices(tri, 100).tolist() == expected
+    assert opposite_vertices(tri, 100, LAUNCHER).tolist() == expected
 
 
 def test_opposite_vertices_of_odd_meshes():
     fin = torch.tensor([[0, 1, 2], [1, 0, 3], [0, 1, 4], [5, 5, 6]], dtype=torch.int32)
-    assert opposite_vertices(fin, 7)[:, 2].tolist() == [3, 2, -1, -1]
-    assert opposite_vertices(torch.zeros(0, 3, dtype=torch.int32), 0).shape == (0, 3)
+    assert opposite_vertices(fin, 7, LAUNCHER)[:, 2].tolist() == [3, 2, -1, -1]
+    assert opposite_vertices(torch.zeros(0, 3, dtype=torch.int32), 0, LAUNCHER).shape == (0, 3)
+    outside = torch.tensor([[0, 1, 2], [1, 0, 9], [2, 1, -1]], dtype=torch.int32)
+    assert (opposite_vertices(outside, 3, LAUNCHER) == -1).all()
 
 
 def test_cache_notices_other_tensors_and_changes_in_place():
-    cache = TopologyCache(size=2)
+    cache = TopologyCache(LAUNCHER, size=2)
     tri = torch.tensor([[0, 1, 2], [2, 1, 3]], dtype=torch.int32)
     first = cache.get(tri, 5)
     assert cache.get(tri, 5) is first

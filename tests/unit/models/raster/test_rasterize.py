@@ -5,6 +5,9 @@ import pytest
 import torch
 from raster_scenes import flat, project, sphere
 
+from models.raster.warp_ops.kernels.coverage import visibility, visibility_of_queued, visibility_of_small
+from models.raster.warp_ops.launch import Launcher
+
 
 def views(columns=16, count=3):
     vertices, tri = sphere(columns)
@@ -215,3 +218,26 @@ def test_runs_are_bit_identical(backend):
         results.append((rast, rast_db, p.grad))
     for a, b in zip(*results, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("extra", [0, 7, 65536])
+def test_a_queue_of_large_and_clipped_triangles_covers_the_same_pixels(extra):
+    # What CUDA does for triangles too large for one thread, here by one thread in the place of all.
+    launcher = Launcher(torch.device("cpu"), threads=1)
+    generator = torch.Generator().manual_seed(0)
+    views, vertices, faces, height, width = 2, 90, 30, 200, 300
+    pos = torch.randn(views, vertices, 4, generator=generator) * 0.6 + torch.tensor([0.0, 0.0, 0.0, 0.7])
+    tri = torch.arange(vertices, dtype=torch.int32).reshape(faces, 3)
+    sizes = [vertices, faces, height, width]
+    expected, keys = torch.zeros(2, views * height * width + 2, dtype=torch.int64)
+    launcher.run(visibility, views, faces, [pos, tri, expected, *sizes])
+    queue = torch.full((views * faces + extra,), -2)
+    work = [pos, tri, keys, queue, *sizes, views, extra]
+    launcher.run(visibility_of_small, views, faces, work)
+    queued, more = keys[-2:].tolist()
+    assert 10 < queued < views * faces
+    assert more > 7
+    assert (queue[:queued] >= 0).all()
+    launcher.run(visibility_of_queued, 1, 32 * 5, [*work, 5])
+    assert len(expected.unique()) > 20
+    assert torch.equal(keys[:-2], expected[:-2])
