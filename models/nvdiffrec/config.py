@@ -48,6 +48,18 @@ class TextureConfig:
     images: ImageWeights = ImageWeights()
     smooth_weight: float = 10.0
     texture_smooth_weight: float = 0.1  # total variation of the atlas
+    # Materials ("pbr") only:
+    initial_roughness: float = 0.7
+    light_height: int = 16  # rows of the environment map; twice as many columns
+    material_rate: float = 2e-2
+    light_rate: float = 4e-2  # of the log of the radiance
+    normal_rate: float = 5e-3  # of the slopes of the normal map
+    material_smooth_weight: float = 0.1  # total variation of roughness and metallic
+    metallic_weight: float = 1e-3  # what nothing speaks for is not metal
+    light_white_weight: float = 1e-2  # mean distance of the light from grey
+    light_smooth_weight: float = 1e-4  # total variation of the log of the radiance
+    light_level_weight: float = 1e-2  # squared log of the light's mean, which settles the scale of the albedo
+    normal_flat_weight: float = 1e-2  # mean squared slope of the normal map
 
 
 @dataclass(frozen=True)

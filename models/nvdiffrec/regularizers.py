@@ -51,3 +51,12 @@ def umbrella(vertices: Tensor, edges: Tensor) -> Tensor:
 def total_variation(texture: Tensor) -> Tensor:
     """Mean absolute difference of neighbouring texels of a texture [H, W, C]."""
     return (texture[1:] - texture[:-1]).abs().mean() + (texture[:, 1:] - texture[:, :-1]).abs().mean()
+
+
+def color_cast(light: Tensor) -> Tensor:
+    """Mean absolute distance of radiances [..., 3] from their own grey.
+
+    A coloured light and a paint of the complementary colour look white: light is nearly white, so the paint
+    is. Munkberg et al., 2022, section 3.3.
+    """
+    return (light - light.mean(-1, keepdim=True)).abs().mean()
