@@ -106,6 +106,7 @@ def test_exif_tells_focal_length_and_orientation(tmp_path):
 @pytest.mark.parametrize("focal", [0, 65535])
 def test_exif_that_says_nonsense_or_nothing_is_left_out(tmp_path, focal):
     exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 1
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = focal
     for name, options in (("x", {"exif": exif}), ("y", {}), ("z", {"exif": b"Exif\0\0MM\0*garbage"})):
         (tmp_path / name).write_bytes(encoded(gradient("RGB"), "PNG", **options))
