@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import torch
 import xatlas
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from models.geometry.charts import Charts, cut_charts
@@ -95,10 +95,17 @@ def bake(
 
 
 def _fill_gaps(texture: Tensor, filled: Tensor) -> Tensor:
-    """Copy the nearest filled texel into every gap, so that filtering never mixes in a foreign colour."""
+    """Copy the nearest filled texel into every gap, so that filtering never mixes in a foreign colour.
+
+    Nearest by a chamfer metric: exact where it matters, close to the charts, and faster than an exact one.
+    """
     empty = ~filled.cpu().numpy()
     if empty.all():
         return texture
-    index = distance_transform_edt(empty, return_distances=False, return_indices=True)
-    row, column = torch.tensor(index, device=texture.device).long()
-    return texture[row, column]
+    _, label = cv2.distanceTransformWithLabels(
+        empty.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    source = np.zeros(label.max() + 1, np.int64)
+    source[label[~empty]] = np.flatnonzero(~empty)
+    nearest = torch.tensor(source[label.ravel()], device=texture.device)
+    return texture.flatten(0, 1)[nearest].reshape(texture.shape)

@@ -102,3 +102,18 @@ def test_a_baked_texture_looked_up_at_the_corners_gives_the_function_back():
     expected = (mesh.vertices[mesh.faces.long()].mean(1) + 1) / 2
     torch.testing.assert_close(texture[row, column], expected, atol=0.02, rtol=0)
     assert (texture > 0).any(-1).all()  # gaps are filled
+
+
+def test_gaps_near_a_chart_take_the_colour_of_its_nearest_texel():
+    mesh = bumpy_torus()
+    uvs, uv_faces = unwrap(mesh, 256)
+    filled = bake(make_backend("warp", "cpu"), mesh, uvs, uv_faces, 256, lambda p: p).numpy()
+    _, owner = claims(uvs.numpy(), uv_faces.numpy(), 256)
+    distance, (row, column) = distance_transform_edt(owner < 0, return_indices=True)
+    near = (distance > 1.5) & (
+        distance < 3
+    )  # texels at 1 may hold a centre on an edge, which the tests leave out
+    gap, nearest = filled[near], filled[row[near], column[near]]
+    assert near.sum() > 1000
+    assert (np.abs(gap - nearest).max(1) < 1e-6).mean() > 0.9
+    assert np.abs(gap - nearest).max() < 0.15  # two equally near texels of one chart, and no other chart's
