@@ -126,6 +126,7 @@ def estimate_cameras(
         LOGGER.warning("no cameras were found for these images, they are left out: %s", ", ".join(dropped))
     frames = _frames(folder, plan, prepared, model, options, limits)
     _check_frames(frames, [headers[index] for index in kept])
+    tick(1.0, f"cameras found for {len(kept)} of {len(names)} images")
     views = tuple(replace(plan.views[index], frame=frame) for index, frame in zip(kept, frames, strict=True))
     return Estimated(replace(plan, views=views), kept, dropped)
 

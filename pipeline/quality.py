@@ -7,6 +7,7 @@ radius: the distance of the mesh's farthest vertex from the centre of its boundi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -178,6 +179,7 @@ def build_report(
     device: str,
     mask_source: str,
     camera_source: str,
+    dropped_views: Sequence[str] = (),
 ) -> QualityReport:
     """The content of `quality.json`.
 
@@ -188,7 +190,8 @@ def build_report(
         reconstruction: What the model made: its rasterizer, curves and further figures.
         device: Device that computed, such as `cpu` or `cuda (NVIDIA H200)`.
         mask_source: `mask_path`, `alpha` or `depth`.
-        camera_source: `transforms.json` or `rig:<name>`.
+        camera_source: `transforms.json`, `rig:<name>` or `sfm:pycolmap`.
+        dropped_views: Images without a camera.
     """
     return QualityReport(
         job_id=job.job_id,
@@ -206,6 +209,7 @@ def build_report(
         device=device,
         mask_source=mask_source,
         camera_source=camera_source,
+        dropped_views=list(dropped_views),
         versions=software_versions(),
         curves=reconstruction.curves,
         extra=dict(reconstruction.extra),

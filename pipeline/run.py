@@ -190,6 +190,7 @@ class Pipeline:
                 device=self.device,
                 mask_source=loaded.mask_source,
                 camera_source=loaded.camera_source,
+                dropped_views=loaded.dropped,
             )
             text = quality.model_dump_json(indent=1)
             (context.results / REPORT_NAME).write_text(text, encoding="utf-8")

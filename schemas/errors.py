@@ -90,7 +90,9 @@ CODES: dict[ErrorCode, CodeInfo] = {
     ErrorCode.VIEW_MISSING: CodeInfo(
         422, False, "The frames of transforms.json and the files of the input do not match up."
     ),
-    ErrorCode.VIEW_MISMATCH: CodeInfo(422, False, "The views, masks or depth maps differ in size."),
+    ErrorCode.VIEW_MISMATCH: CodeInfo(
+        422, False, "A mask, a depth map or stated sizes do not fit the image they belong to."
+    ),
     ErrorCode.INVALID_IMAGE: CodeInfo(422, False, "An image file is damaged."),
     ErrorCode.UNSUPPORTED_IMAGE_FORMAT: CodeInfo(422, False, "A file is not a PNG, JPEG or WebP image."),
     ErrorCode.IMAGE_TOO_LARGE: CodeInfo(422, False, "An image has more pixels than the worker accepts."),

@@ -116,6 +116,10 @@ class QualityReport(Published):
         description="Where the cameras came from: `transforms.json`, `rig:<name>`, or `sfm:pycolmap` where "
         "they were estimated."
     )
+    dropped_views: list[str] = Field(
+        default_factory=list,
+        description="Images that were left out because their cameras could not be estimated.",
+    )
     versions: dict[str, str] = Field(
         description="Versions of this worker and of the libraries that shaped the result."
     )

@@ -74,10 +74,37 @@ def huge_png_header(files: Files) -> None:
     files["images/002.png"] = png_header(20_000, 20_000)
 
 
-def views_of_differing_size(files: Files) -> None:
+def resized(files: Files, name: str) -> None:
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(files["images/002.png"])).resize((96, 80)).save(buffer, "PNG")
-    files["images/002.png"] = buffer.getvalue()
+    Image.open(io.BytesIO(files[name])).resize((96, 80), Image.Resampling.NEAREST).save(buffer, "PNG")
+    files[name] = buffer.getvalue()
+
+
+def image_of_another_aspect(files: Files) -> None:
+    resized(files, "images/002.png")
+
+
+def depth_of_another_aspect(files: Files) -> None:
+    resized(files, "depth/002.png")
+
+
+def impossible_lens(files: Files) -> None:
+    with_transforms(files, lambda transforms: transforms["frames"][2].update(k1=-9.0))
+
+
+def photographs_without_masks(files: Files) -> None:
+    for name in list(files):
+        if not name.startswith("images/"):
+            del files[name]
+            continue
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(files[name])).convert("RGB").save(buffer, "PNG")
+        files[name] = buffer.getvalue()
+
+
+def photographs_with_too_little_in_common(files: Files) -> None:
+    for name in [name for name in files if not name.startswith("images/")]:
+        del files[name]
 
 
 def missing_frame(files: Files) -> None:
@@ -111,7 +138,11 @@ BAD_FILES = [
     (truncated_png, ErrorCode.INVALID_IMAGE, "images/002.png"),
     (text_named_png, ErrorCode.UNSUPPORTED_IMAGE_FORMAT, "images/002.png"),
     (huge_png_header, ErrorCode.IMAGE_TOO_LARGE, "images/002.png"),
-    (views_of_differing_size, ErrorCode.VIEW_MISMATCH, "images/002.png"),
+    (image_of_another_aspect, ErrorCode.VIEW_MISMATCH, "images/002.png"),
+    (depth_of_another_aspect, ErrorCode.VIEW_MISMATCH, "depth/002.png"),
+    (impossible_lens, ErrorCode.INVALID_CAMERAS, "transforms.json"),
+    (photographs_without_masks, ErrorCode.MASK_MISSING, "images/000.png"),
+    (photographs_with_too_little_in_common, ErrorCode.CAMERA_ESTIMATION_FAILED, None),
     (missing_frame, ErrorCode.VIEW_MISSING, "images/002.png"),
     (nan_matrix, ErrorCode.INVALID_CAMERAS, "transforms.json"),
     (singular_matrix, ErrorCode.INVALID_CAMERAS, "transforms.json"),

@@ -223,8 +223,11 @@ def test_report_holds_everything_and_survives_json(
         reconstruction=Reconstruction(mesh, "warp", {"geometry/psnr_db": [10.0, 20.0]}, {"steps": 2.0}),
         device="cpu",
         mask_source="alpha",
-        camera_source="transforms.json",
+        camera_source="sfm:pycolmap",
+        dropped_views=("images/004.png",),
     )
+    assert report.camera_source == "sfm:pycolmap"
+    assert report.dropped_views == ["images/004.png"]
     assert (report.job_id, report.created_at, report.model) == (job.job_id, job.created_at, "nvdiffrec")
     assert report.status == "failure"  # the texture is made up
     assert (report.raster, report.device) == ("warp", "cpu")
