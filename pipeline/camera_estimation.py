@@ -42,7 +42,7 @@ TIME_LIMIT_S = 1800
 """Of structure from motion; the mapping itself is asked to end a little before."""
 
 MIN_SHARE = 0.5
-"""Share of the views whose cameras must be found; where it is less, those that were found are not trusted."""
+"""More than this share of the cameras must be found; where it is less, none that was found is trusted."""
 
 MIN_POINTS = 50
 """Points of the scene that must have been found."""
@@ -150,12 +150,15 @@ def trusted_views(model: Model) -> Model:
 
 def _check_model(model: Model, dropped: Sequence[str], total: int, options: Options) -> None:
     found = total - len(dropped)
-    required = max(options.input.min_views + options.quality.holdout, math.ceil(MIN_SHARE * total))
+    required = max(options.input.min_views + options.quality.holdout, math.floor(MIN_SHARE * total) + 1)
     if found < required:
         more = f" and {len(dropped) - _SHOWN} more" if len(dropped) > _SHOWN else ""
+        apart = (
+            f"; {model.other_models} others belong together but not with these" if model.other_models else ""
+        )
         raise _failure(
             f"cameras were found for {found} of {total} images, {required} are needed; not for "
-            f"{', '.join(dropped[:_SHOWN])}{more}",
+            f"{', '.join(dropped[:_SHOWN])}{more}{apart}",
             file=dropped[0],
             missing=list(dropped),
             limit=required,

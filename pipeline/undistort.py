@@ -124,11 +124,12 @@ def plan_undistortion(
 
 
 def _window(name: str, distortion: Distortion, focal: Points, centre: Points, size: Points) -> Window:
-    _check_radial(name, distortion, np.abs(np.stack([-centre, size - centre]) / focal).max(0))
+    low, high = -centre / focal, (size - centre) / focal
+    _check_radial(name, distortion, np.maximum(-low, high))
     along = np.linspace(0, 1, _BORDER_STEPS)
     edges = [np.stack([np.full_like(along, x), along], -1) for x in (0.0, 1.0)]
     edges += [np.stack([along, np.full_like(along, y)], -1) for y in (0.0, 1.0)]
-    left, right, top, bottom = (distortion.undistort((edge * size - centre) / focal) for edge in edges)
+    left, right, top, bottom = (distortion.undistort(low + edge * (high - low)) for edge in edges)
     most = math.tan(math.radians(MAX_WINDOW_DEGREES))
     window = (
         max(float(left[:, 0].max()), -most),
@@ -136,7 +137,7 @@ def _window(name: str, distortion: Distortion, focal: Points, centre: Points, si
         min(float(right[:, 0].min()), most),
         min(float(bottom[:, 1].min()), most),
     )
-    _check_window(name, distortion, window, size / focal)
+    _check_window(name, distortion, window, low - 1 / focal, high + 1 / focal)
     return window
 
 
@@ -157,15 +158,17 @@ def _check_radial(name: str, distortion: Distortion, corner: Points) -> None:
         )
 
 
-def _check_window(name: str, distortion: Distortion, window: Window, seen: Points) -> None:
+def _check_window(name: str, distortion: Distortion, window: Window, low: Points, high: Points) -> None:
+    """Refuse a window that is too small, folds, or lies outside of what the image shows, `low` to `high`."""
     left, top, right, bottom = window
-    least = np.minimum(seen, 2.0) * MIN_WINDOW
+    least = np.minimum(high - low, 2.0) * MIN_WINDOW
     if right - left < least[0] or bottom - top < least[1]:
         raise _silly(name, "leaves no rectangle of the image", "a lens keeps most of the image")
     x, y = np.meshgrid(np.linspace(left, right, _BORDER_STEPS), np.linspace(top, bottom, _BORDER_STEPS))
     moved = distortion.distort(np.stack([x, y], -1))
     across, down = np.diff(moved, axis=1)[:-1], np.diff(moved, axis=0)[:, :-1]
-    if (across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0]).min() <= 0:
+    turned = (across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0]).min() <= 0
+    if turned or (moved < low).any() or (moved > high).any():
         raise _silly(name, "makes the image fold over", "different points of the scene stay different")
 
 

@@ -150,6 +150,12 @@ def test_enough_views_for_the_job_must_be_found(spot, tmp_path):
     assert error.details["limit"] == 5
 
 
+def test_two_sides_without_what_is_between_them_are_refused(spot, tmp_path):
+    error = refusal(some(spot, tmp_path, [0, 1, 2, 3, 8, 9, 10, 11]))
+    assert "belong together but not with these" in error.message
+    assert error.details["limit"] == 5
+
+
 def test_an_object_without_texture_is_refused(tmp_path):
     photograph(tmp_path, speckled_spot(contrast=0), around(8, rings=(20.0,)), size=(300, 300))
     refusal(tmp_path)

@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.distortion import Distortion
 from pipeline.undistort import plan_undistortion, remapped
@@ -128,3 +130,25 @@ def test_lenses_that_cannot_be_are_refused_by_name_and_rule(lens):
     assert caught.value.code is ErrorCode.INVALID_CAMERAS
     assert "images/0.png" in caught.value.message
     assert caught.value.details["rule"] in caught.value.message
+
+
+COEFFICIENT = st.floats(-100, 100) | st.floats(-1, 1) | st.floats(-1e-300, 1e-300)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.booleans(),
+    st.tuples(COEFFICIENT, COEFFICIENT, COEFFICIENT, COEFFICIENT),
+    st.tuples(COEFFICIENT, COEFFICIENT),
+    st.floats(0.1, 100),
+)
+def test_any_lens_is_undone_within_the_image_or_refused(fisheye, radial, tangential, focal_share):
+    lens = Distortion(fisheye, radial, (0.0, 0.0) if fisheye else tangential)
+    intrinsics = np.array([[20 * focal_share, 0, 9.0], [0, 20 * focal_share, 5], [0, 0, 1]])
+    try:
+        x, y = plan(lens, intrinsics, 20, 12).maps()
+    except InvalidJob:
+        return
+    assert x.shape[1] <= 2 * 20
+    assert -2 <= x.min() <= x.max() <= 21
+    assert -2 <= y.min() <= y.max() <= 13
