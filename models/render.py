@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from models.geometry.camera import Cameras
 from models.geometry.mesh import TexturedMesh
 from models.raster import RasterBackend
-from models.shading.deferred import shade_samples
+from models.shading.deferred import ROW, shade_samples
 from models.shading.light import FilteredLight, filter_light, studio_light
 
 SAMPLES = 2
@@ -104,6 +105,7 @@ def draw(
     size: tuple[int, int],
     light: FilteredLight | None,
     tangents: Tensor | None = None,
+    limit: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Render samples of a mesh in the renderer's row order. Differentiable.
 
@@ -113,7 +115,7 @@ def draw(
         matrices: [V, 4, 4] world to clip space.
         size: Height and width, samples.
         light: What lights it; None draws `base_color` as it is.
-        tangents: See `shade_samples`.
+        tangents, limit: See `shade_samples`.
 
     Returns:
         image: [V, h, w, 4] sRGB premultiplied by coverage, and coverage; antialiased.
@@ -125,11 +127,26 @@ def draw(
     if light is None:
         color = _plain_color(raster, mesh, rast, rast_db)
     else:
-        color = shade_samples(raster, mesh, rast, rast_db, eye_positions(matrices), light, tangents)
+        color = shade_samples(raster, mesh, rast, rast_db, eye_positions(matrices), light, tangents, limit)
     depth, _ = raster.interpolate(position[..., 3:].contiguous(), rast, mesh.faces)
     covered = (rast[..., 3:] > 0).to(color.dtype)
     image = raster.antialias(torch.cat([color * covered, covered], -1), rast, position, mesh.faces)
     return image, depth, covered
+
+
+@torch.no_grad()
+def shading_limit(
+    raster: RasterBackend, mesh: TexturedMesh, matrices: Tensor, size: tuple[int, int], batch: int
+) -> int:
+    """A `limit` for `draw` with any `batch` of some views, of a mesh that moves a little: five per cent of
+    room."""
+    position = clip_positions(mesh.vertices, matrices).contiguous()
+    counts = [
+        (raster.rasterize(part, mesh.faces, size)[0][..., 3] > 0).flatten(1).sum(1)
+        for part in position.split(batch)
+    ]
+    covered = torch.cat(counts).sort(descending=True).values[:batch].sum()
+    return math.ceil(1.05 * int(covered) / ROW + 1) * ROW
 
 
 def _plain_color(raster: RasterBackend, mesh: TexturedMesh, rast: Tensor, rast_db: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from models.nvdiffrec.materials import BakedPaint, MaterialPaint, Paint
 from models.nvdiffrec.regularizers import umbrella
 from models.nvdiffrec.targets import Targets, batches
 from models.raster import RasterBackend
-from models.render import draw
+from models.render import draw, shading_limit
 
 
 def optimize_appearance(
@@ -64,12 +64,13 @@ def optimize_appearance(
     optimizer = torch.optim.Adam(
         [*paint.parameters(), {"params": [offset], "lr": config.vertex_rate}], fused=True
     )
+    limit = _limit(raster, start, paint, targets, config)
     source = batches(targets, config.batch_size, generator)
 
     def step() -> tuple[Tensor, Tensor]:
         paint.project()
         vertices = mesh.vertices + offset
-        loss, error = _render_loss(raster, paint, vertices, next(source), config)
+        loss, error = _render_loss(raster, paint, vertices, next(source), config, limit)
         # Vertices may move, but neighbours together: the change of the umbrella vector is what costs.
         roughness = (umbrella(vertices, edges) - bends).square().sum(-1).mean()
         loss = loss + config.smooth_weight * roughness
@@ -86,8 +87,23 @@ def optimize_appearance(
     return paint.finished((mesh.vertices + offset).detach()), curve
 
 
+def _limit(
+    raster: RasterBackend, start: TexturedMesh, paint: Paint, targets: Targets, config: TextureConfig
+) -> int | None:
+    """How many samples of a batch are shaded; None where that can be counted without waiting for a device."""
+    if paint.light() is None or raster.device.type == "cpu":
+        return None
+    batch = min(config.batch_size, len(targets))
+    return shading_limit(raster, start, targets.clip_from_world, targets.sample_size, batch)
+
+
 def _render_loss(
-    raster: RasterBackend, paint: Paint, vertices: Tensor, targets: Targets, config: TextureConfig
+    raster: RasterBackend,
+    paint: Paint,
+    vertices: Tensor,
+    targets: Targets,
+    config: TextureConfig,
+    limit: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Loss of one batch and the mean squared error of its premultiplied colours."""
     image, depth, covered = draw(
@@ -97,6 +113,7 @@ def _render_loss(
         targets.sample_size,
         paint.light(),
         paint.tangents,
+        limit,
     )
     return compare(image, depth, covered, targets, config.images)
 

@@ -13,6 +13,10 @@ from models.shading.color import exposed, linear_to_srgb, srgb_to_linear
 from models.shading.light import FilteredLight
 from models.shading.shade import shade
 
+ROW = 1024
+"""Covered samples are laid out in rows of so many where their number is fixed beforehand: kernels over images
+work in small squares."""
+
 
 def shade_samples(
     raster: RasterBackend,
@@ -22,12 +26,12 @@ def shade_samples(
     eyes: Tensor,
     light: FilteredLight,
     tangents: Tensor | None = None,
+    limit: int | None = None,
 ) -> Tensor:
     """Colours of rasterized samples of a lit mesh.
 
-    On the CPU only covered samples are looked up and shaded. On CUDA picking them out would wait for the
-    device, so all are; those without a surface have zero normals, at which no texel of the light is read or
-    gets a gradient.
+    Only covered samples are looked up and shaded. To find out how many there are waits for a CUDA device;
+    with a `limit` nothing waits, and as many samples are shaded as it says.
 
     Args:
         raster: The rasterizer.
@@ -36,6 +40,7 @@ def shade_samples(
         eyes: [B, 3] camera centres, in the frame of the vertices.
         light: The filtered environment.
         tangents: [M, 4] as of `vertex_tangents`, if the mesh has a normal map and they are at hand.
+        limit: At least the number of covered samples, a multiple of `ROW`: what is beyond it stays black.
 
     Returns:
         [B, H, W, 3] sRGB in [0, 1], 0 where there is no surface; above 1 is cut off by `exposed`.
@@ -52,11 +57,11 @@ def shade_samples(
         frames, _ = raster.interpolate(tangents[None], rast, mesh.uv_faces)
     covered = rast[..., 3:] > 0
     to_eye = (eyes[:, None, None] - points[..., :3]) * covered
-    picked = _Picked(covered)
+    picked = _Picked(covered, limit)
     material = raster.texture(
         _stacked(mesh), picked(uv), picked(uv_da), filter_mode="linear-mipmap-linear", boundary_mode="clamp"
     )
-    normal = F.normalize(picked(points[..., 3:].contiguous()), dim=-1)
+    normal = F.normalize(picked(points[..., 3:]), dim=-1)
     if frames is not None:
         normal = _mapped(normal, picked(frames), material[..., 5:])
     radiance = shade(
@@ -89,22 +94,43 @@ def _mapped(normal: Tensor, frame: Tensor, texel: Tensor) -> Tensor:
 
 
 class _Picked:
-    """The covered samples of an image as one row, on the CPU; the image itself elsewhere."""
+    """The covered samples of an image, close together.
 
-    def __init__(self, covered: Tensor) -> None:
+    Args:
+        covered: [B, H, W, 1] bool.
+        limit: See `shade_samples`. What is left of it is filled up with zeros: no surface.
+    """
+
+    def __init__(self, covered: Tensor, limit: int | None) -> None:
+        flat = covered.flatten()
         self._shape = covered.shape[:3]
-        self._index = covered.flatten().nonzero()[:, 0] if covered.device.type == "cpu" else None
+        self._row = 1 if limit is None else ROW
+        self._index = flat.nonzero()[:, 0] if limit is None else _first(flat, limit)
+        self._inside: Tensor | None = None
+        if limit is not None:
+            self._inside = (self._index < len(flat))[:, None]
 
     def __call__(self, image: Tensor) -> Tensor:
-        """From [B, H, W, C] to [1, 1, K, C]."""
-        if self._index is None:
-            return image
-        return image.reshape(-1, image.shape[-1]).index_select(0, self._index)[None, None]
+        """From [B, H, W, C] to [1, K / ROW, ROW, C], or to [1, K, 1, C] without a limit."""
+        rows = image.reshape(-1, image.shape[-1])
+        if self._inside is None:
+            found = rows.index_select(0, self._index)
+        else:
+            found = rows.index_select(0, self._index.clamp(max=len(rows) - 1)) * self._inside
+        return found.reshape(1, -1, self._row, image.shape[-1])
 
     def back(self, samples: Tensor) -> Tensor:
-        """From [1, 1, K, C] to [B, H, W, C], zeros elsewhere."""
-        if self._index is None:
-            return samples
-        channels = samples.shape[-1]
-        empty = samples.new_zeros(self._shape.numel(), channels)
-        return empty.index_copy(0, self._index, samples[0, 0]).reshape(*self._shape, channels)
+        """From what calling gave to [B, H, W, C], zeros elsewhere."""
+        count, channels = self._shape.numel(), samples.shape[-1]
+        empty = samples.new_zeros(count + 1, channels)  # the last row takes what fills up
+        filled = empty.index_copy(0, self._index, samples.reshape(-1, channels))
+        return filled[:count].reshape(*self._shape, channels)
+
+
+def _first(flags: Tensor, limit: int) -> Tensor:
+    """Indices [limit] of the first flags [N] that are set, filled up with N. Does not wait for the device."""
+    count = len(flags)
+    rank = flags.cumsum(0)
+    slot = torch.where(flags & (rank <= limit), rank - 1, limit)
+    index = torch.full((limit + 1,), count, device=flags.device)
+    return index.scatter_(0, slot, torch.arange(count, device=flags.device))[:limit]

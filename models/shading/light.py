@@ -144,6 +144,7 @@ def texel_directions(height: int, width: int, device: torch.device | str) -> Ten
     return torch.stack([sine * azimuth.cos(), sine * azimuth.sin(), z], -1)
 
 
+@lru_cache(maxsize=8)
 def solid_angles(height: int, width: int, device: torch.device | str) -> Tensor:
     """Solid angles of an environment map's texels, [height, width], steradians; their sum is 4 pi."""
     border = torch.cos(torch.arange(height + 1, device=device, dtype=torch.float64) * (math.pi / height))
@@ -165,8 +166,8 @@ def _reduced(radiance: Tensor) -> Tensor:
 def _octahedral(direction: Tensor) -> Tensor:
     """Coordinates [..., 2] in [-1, 1] of directions [..., 3] of any length.
 
-    Zero vectors are nowhere: outside. On CUDA a million background pixels that all add their zero gradients
-    to one texel would wait for each other.
+    Zero vectors are nowhere: outside. On CUDA, samples without a surface that all add their zero gradients to
+    one texel would wait for each other.
     """
     length = direction.abs().sum(-1, keepdim=True)
     x, y, z = (direction / length.clamp(min=1e-12)).split(1, -1)

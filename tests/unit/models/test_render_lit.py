@@ -11,7 +11,7 @@ import trimesh
 from models.geometry.camera import Cameras, intrinsics_from_fov, look_at
 from models.geometry.mesh import TexturedMesh
 from models.raster import make_backend
-from models.render import eye_positions, render_textured
+from models.render import draw, eye_positions, filtered_environment, render_textured, shading_limit
 from models.shading import deferred
 from models.shading.light import studio_light, texel_directions
 
@@ -150,26 +150,40 @@ def test_gradients_reach_shape_material_and_light(raster):
     assert (free["roughness_metallic"].grad.abs().amax((0, 1)) > 0).all()
 
 
-def test_shading_every_sample_gives_the_same_as_picking_the_covered(raster, monkeypatch):
-    """CUDA shades all samples; here the same is done on the CPU."""
+@pytest.mark.parametrize("room", [0, 3 * deferred.ROW])
+def test_shading_a_number_fixed_beforehand_gives_the_same_as_counting(raster, room):
+    """CUDA does the former, so as not to wait; here it is done on the CPU."""
     flat = torch.tensor([0.0, 0.1, 1]).expand(8, 8, 3)
-    view = cameras((3, 1, 2), (-3, 0, 1))
+    mesh = replace(sphere(light=light_from((0, 0.6, 0.8))), normal_map=flat)
+    matrices, size = cameras((3, 1, 2), (-3, 0, 1)).clip_from_world(1, 6), (SIZE, SIZE)
 
-    def run():
-        mesh = replace(sphere(light=light_from((0, 0.6, 0.8))), normal_map=flat)
-        light = mesh.environment.clone().requires_grad_()
-        base = mesh.base_color.requires_grad_()
-        color = render_textured(raster, replace(mesh, environment=light), view).color
-        color.square().sum().backward()
-        return color.detach(), light.grad, base.grad
+    def run(limit):
+        light, base = mesh.environment.clone().requires_grad_(), mesh.base_color.clone().requires_grad_()
+        lit = replace(mesh, environment=light, base_color=base)
+        image, _, _ = draw(raster, lit, matrices, size, filtered_environment(lit), limit=limit)
+        image.square().sum().backward()
+        return image.detach(), light.grad, base.grad
 
-    picked = run()
-
-    class All(deferred._Picked):
-        def __init__(self, covered):
-            super().__init__(covered)
-            self._index = None
-
-    monkeypatch.setattr(deferred, "_Picked", All)
-    for one, other in zip(picked, run(), strict=True):
+    limit = shading_limit(raster, mesh, matrices, size, 2) + room
+    for one, other in zip(run(None), run(limit), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_the_limit_holds_the_largest_views_and_little_more(raster):
+    mesh, size = sphere(), (SIZE, SIZE)
+    matrices = cameras((6, 0, 0.1), (3, 0, 0.1), (-3, 0, 0.1), (0, 9, 1)).clip_from_world(1, 12)
+    covered = draw(raster, mesh, matrices, size, None)[2].sum((1, 2, 3)).sort().values
+    limit = shading_limit(raster, mesh, matrices, size, 2)
+    assert limit % deferred.ROW == 0
+    assert covered[-2:].sum() <= limit <= 1.05 * covered[-2:].sum() + 2 * deferred.ROW
+
+
+def test_what_is_beyond_the_limit_stays_black(raster):
+    mesh = sphere()
+    matrices = cameras((3, 0, 0.1)).clip_from_world(1, 6)
+    image, _, covered = draw(
+        raster, mesh, matrices, (SIZE, SIZE), filtered_environment(mesh), limit=deferred.ROW
+    )
+    assert covered.sum() > 1.2 * deferred.ROW
+    lit = (image[..., :3].sum(-1) > 0).sum()
+    assert 0.9 * deferred.ROW < lit < 1.2 * deferred.ROW  # antialiasing adds a rim
