@@ -3,7 +3,9 @@
 A point is outside the object if any view says so: it projects outside that view's mask, or it lies before
 the surface that the view's depth map measured. The signed distance is the largest of what the views claim.
 Without depth this is the visual hull (Laurentini, 1994); with depth it is the projective signed distance of
-Curless and Levoy (1996), joined by maximum instead of mean: a few opposite views must not erase each other.
+Curless and Levoy (1996), joined by maximum: a few opposite views must not erase each other. Only claims that
+differ by no more than the depth maps themselves disagree are averaged, as Curless and Levoy do, for of noisy
+claims the largest is the worst.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import distance_transform_edt
+from numpy.typing import NDArray
+from scipy.ndimage import convolve, distance_transform_edt
 from torch import Tensor
 
 from models.base import Views
@@ -20,10 +23,17 @@ from schemas.errors import ErrorCode, ModelError
 _CHUNK = 1 << 21  # points times views that are looked at together
 _COARSE_CELLS = 48  # resolution of the grid that looks for the object's bounds
 _BOUNDS_MARGIN = 0.06  # free space round the object, as a share of its size
+_AVERAGED = 4.0  # claims within this many typical disagreements of the largest one are averaged
+_SIDEWAYS = 0.3  # views whose directions differ by more than 90 degrees plus this (its sine) are not averaged
+_SAMPLED = 4096  # points of each view whose depth is compared with the other views'
+_SAME_SURFACE = 0.03  # depths that differ by less than this share are of the same surface
 
 
 def silhouette_distance(masks: Tensor) -> Tensor:
     """Signed distance to the silhouette in pixels, negative inside.
+
+    The silhouette runs between pixels, half a pixel from the nearest one of the other kind, and shifted from
+    there by what partial coverage says (the idea of Gustavson and Strand's anti-aliased transform, 2011).
 
     Args:
         masks: [V, H, W] coverage; pixels of at least one half are inside.
@@ -32,12 +42,32 @@ def silhouette_distance(masks: Tensor) -> Tensor:
         [V, H, W]; a view without any outside (or inside) pixel gives distances of the image's diagonal.
     """
     fields = []
-    for mask in masks.cpu().numpy() >= 0.5:
-        far = float(np.hypot(*mask.shape))
-        outside = distance_transform_edt(~mask) if mask.any() else np.full(mask.shape, far)
-        inside = distance_transform_edt(mask) if not mask.all() else np.full(mask.shape, far)
-        fields.append(outside - inside + np.where(mask, 0.5, -0.5))
+    for mask in masks.cpu().numpy():
+        inside = mask >= 0.5
+        if inside.all() or not inside.any():
+            far = float(np.hypot(*mask.shape))
+            fields.append(np.full(mask.shape, -far if inside.all() else far))
+            continue
+        shift = _outward_shift(mask, inside)
+        outer, to_inside = distance_transform_edt(~inside, return_indices=True)
+        inner, to_outside = distance_transform_edt(inside, return_indices=True)
+        outer -= 0.5 + shift[tuple(to_inside)]
+        inner -= 0.5 - shift[tuple(to_outside)]
+        fields.append(np.where(inside, -inner, outer))
     return torch.tensor(np.stack(fields), dtype=torch.float32, device=masks.device)
+
+
+def _outward_shift(mask: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """How far coverage puts the silhouette outside the line between the pixels, at those along it, [H, W]."""
+
+    def neighbours(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        cross = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32)
+        return np.asarray(convolve(values, cross, mode="constant"))
+
+    covered, outside = inside.astype(np.float32), (~inside).astype(np.float32)
+    beyond = neighbours(mask * outside) / neighbours(outside).clip(1)
+    within = neighbours(mask * covered) / neighbours(covered).clip(1)
+    return np.asarray(np.where(inside, mask - 1 + beyond, mask + within - 1))
 
 
 class Carver:
@@ -57,6 +87,7 @@ class Carver:
         self._depth: Tensor | None = None
         if use_depth and views.depths is not None:
             self._depth = views.depths[:, None] * (views.masks[:, None] >= 0.5)
+            self._band = max(_AVERAGED * self._disagreement(), torch.finfo(torch.float32).tiny)
 
     def __call__(self, points: Tensor) -> Tensor:
         """Signed distance [N] of `points` [N, 3], world units, positive outside.
@@ -68,18 +99,61 @@ class Carver:
         return torch.cat([self._distance(part) for part in points.split(chunk)])
 
     def _distance(self, points: Tensor) -> Tensor:
-        cameras = self._cameras
-        pixel, depth = cameras.project(points)  # [V, N, 2], [V, N]
-        size = torch.tensor([cameras.width, cameras.height], device=points.device, dtype=points.dtype)
-        grid = (pixel / size * 2 - 1)[:, None]  # [V, 1, N, 2], grid_sample's align_corners=False frame
-        world_per_pixel = depth / cameras.intrinsics[:, 0, 0, None]
+        grid, depth, in_image = self._lookup(points)
+        world_per_pixel = depth / self._cameras.intrinsics[:, 0, 0, None]
         silhouette = _sample(self._silhouette, grid, "bilinear", "border") * world_per_pixel
-        in_image = (depth > 0) & (grid[:, 0].abs() <= 1).all(-1)
         visible = in_image | ((depth > 0) & self._complete)
-        distance = torch.where(visible, silhouette, silhouette.new_tensor(-torch.inf))
+        distance = torch.where(visible, silhouette, silhouette.new_tensor(-torch.inf)).amax(0)
         if self._depth is not None:
-            distance = torch.maximum(distance, self._before_surface(grid, depth, in_image))
-        return torch.where(visible.any(0), distance.amax(0), distance.new_tensor(1.0))
+            claims = self._before_surface(grid, depth, in_image)
+            distance = torch.maximum(distance, self._joined(points, claims))
+        return torch.where(visible.any(0), distance, distance.new_tensor(1.0))
+
+    def _joined(self, points: Tensor, claims: Tensor) -> Tensor:
+        """The largest of `claims` [V, N], averaged with those that differ from it by no more than noise, [N].
+
+        The weights fall linearly to zero at the band's edge and towards views from behind, which see the
+        other side of a thin part.
+        """
+        largest, view = claims.max(0)
+        below = (largest - claims).nan_to_num(torch.inf, posinf=torch.inf)  # -inf less -inf: nothing known
+        weight = (1 - below / self._band).clamp(min=0) * self._beside(points, view)
+        return largest - (weight * below.nan_to_num(posinf=0.0)).sum(0) / weight.sum(0).clamp(min=1e-6)
+
+    def _beside(self, points: Tensor, view: Tensor) -> Tensor:
+        """How far every view looks at `points` [N, 3] from the same side as the views `view` [N], [V, N]."""
+        ray = F.normalize(self._cameras.positions[:, None] - points, dim=-1)  # [V, N, 3]
+        chosen = ray[view, torch.arange(len(view), device=view.device)]
+        return ((ray * chosen).sum(-1) + _SIDEWAYS).clamp(0, 1)
+
+    def _disagreement(self) -> float:
+        """How far the depth maps typically differ where they see the same surface, world units.
+
+        Every second view of a surface tells it: noise, a wrong scale and wrong poses alike.
+        """
+        assert self._depth is not None
+        found = []
+        for index in range(len(self._cameras)):
+            points = self._cameras[[index]].unproject(self._depth[[index], 0])[self._depth[[index], 0] > 0]
+            points = points[:: max(1, points.shape[0] // _SAMPLED)]
+            grid, depth, in_image = self._lookup(points)
+            claim = self._before_surface(grid, depth, in_image)
+            claim[index] = -torch.inf
+            side = self._beside(points, torch.full_like(points[:, 0], index, dtype=torch.long))
+            found.append(claim[(claim.abs() < _SAME_SURFACE * depth) & (side > _SIDEWAYS / 2)].abs())
+        differences = torch.cat(found)
+        return float(differences.median()) if differences.numel() else 0.0
+
+    def _lookup(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where each view sees `points` [N, 3].
+
+        Returns:
+            Places [V, 1, N, 2] in `grid_sample`'s frame, z-depth [V, N], and whether in the image [V, N].
+        """
+        pixel, depth = self._cameras.project(points)  # [V, N, 2], [V, N]
+        size = torch.tensor([self._cameras.width, self._cameras.height], device=points.device)
+        grid = (pixel / size * 2 - 1)[:, None]
+        return grid, depth, (depth > 0) & (grid[:, 0].abs() <= 1).all(-1)
 
     def _before_surface(self, grid: Tensor, depth: Tensor, in_image: Tensor) -> Tensor:
         """How far each point lies before the measured surface, [V, N]; -inf where nothing was measured."""

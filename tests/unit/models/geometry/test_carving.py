@@ -1,4 +1,6 @@
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,15 +17,18 @@ CENTER = torch.tensor([0.2, -0.1, 0.3])
 DIRECTIONS = ([0, -1, 0], [1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, 0, 1], [0, 0, -1])
 
 
-def sphere_views(scale: float = 1.0) -> Views:
-    """Six analytic views of a sphere, with exact z-depth."""
+def sphere_views(scale: float = 1.0, directions: Sequence[Sequence[float]] = DIRECTIONS) -> Views:
+    """Analytic views of a sphere, with exact z-depth; six unless told."""
     poses = []
-    for d in DIRECTIONS:
-        up = np.array([0, 1.0, 0]) if d[2] else np.array([0, 0, 1.0])
+    for direction in directions:
+        d = np.array(direction) / np.linalg.norm(direction)
+        up = np.array([0, 1.0, 0]) if abs(d[2]) > 0.9 else np.array([0, 0, 1.0])
         poses.append(look_at(CENTER.numpy() * scale + 3.0 * scale * np.array(d), CENTER.numpy() * scale, up))
-    k = torch.tensor(intrinsics_from_fov(math.radians(35), SIZE, SIZE), dtype=torch.float32).repeat(6, 1, 1)
+    k = torch.tensor(intrinsics_from_fov(math.radians(35), SIZE, SIZE), dtype=torch.float32)
+    count = len(poses)
+    k = k.repeat(count, 1, 1)
     cameras = Cameras(torch.tensor(np.stack(poses), dtype=torch.float32), k, SIZE, SIZE)
-    far = cameras.unproject(torch.ones(6, SIZE, SIZE))  # one point on each ray, at z-depth 1
+    far = cameras.unproject(torch.ones(count, SIZE, SIZE))  # one point on each ray, at z-depth 1
     origin = cameras.positions[:, None, None]
     ray = far - origin
     offset = origin - CENTER * scale
@@ -32,8 +37,8 @@ def sphere_views(scale: float = 1.0) -> Views:
     root = b * b - a * c
     depth = torch.where(root > 0, (-b - root.clamp(min=0).sqrt()) / a, 0.0)
     return Views(
-        tuple(f"images/{i}.png" for i in range(6)),
-        torch.full((6, SIZE, SIZE, 3), 0.5),
+        tuple(f"images/{i}.png" for i in range(count)),
+        torch.full((count, SIZE, SIZE, 3), 0.5),
         (root > 0).float(),
         depth,
         cameras,
@@ -108,3 +113,35 @@ def test_points_are_judged_alike_in_one_piece_and_in_many(monkeypatch):
     whole = Carver(views)(points)
     monkeypatch.setattr("models.geometry.carving._CHUNK", 60)
     torch.testing.assert_close(Carver(views)(points), whole)
+
+
+def test_partial_coverage_places_the_silhouette_within_a_pixel():
+    edge = 20.3  # pixels from the left, in x
+    coverage = (edge - torch.arange(64)).clamp(0, 1).repeat(64, 1)[None]
+    field = silhouette_distance(coverage)[0]
+    expected = (torch.arange(64) + 0.5 - edge).expand(64, 64)
+    assert torch.allclose(field, expected, atol=1e-5)
+
+
+def test_noisy_depth_is_averaged_where_views_agree():
+    views = sphere_views(directions=[(x, -1, z) for x in (-0.3, 0.3) for z in (-0.3, 0.3)])
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.02 * torch.randn(views.depths.shape, generator=generator)
+    noisy = replace(views, depths=views.depths + noise * (views.depths > 0))
+    direction = torch.tensor([0.0, -1.0, 0.0]) + 0.2 * torch.randn(800, 3, generator=generator)
+    points = CENTER + torch.nn.functional.normalize(direction, dim=1) * RADIUS
+    largest = torch.stack([Carver(noisy.subset([i]))(points) for i in range(len(views))]).amax(0)
+    found = Carver(noisy)(points)
+    assert largest.mean() > 0.01  # the largest of noisy claims carves into the object
+    assert found.mean().abs() < 0.5 * largest.mean()
+    assert found.std() < largest.std()
+
+
+def test_a_thin_plate_seen_from_both_sides_is_kept():
+    cameras = sphere_views().cameras[[0, 2]]  # from -y and from +y
+    depth = torch.full((2, SIZE, SIZE), 2.97)
+    plate = Views(("a", "b"), torch.zeros(2, SIZE, SIZE, 3), torch.ones(2, SIZE, SIZE), depth, cameras)
+    carver = Carver(plate)
+    offset = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.02, 0.0], [0.0, -0.02, 0.0]])
+    assert (carver(CENTER + offset) < 0).all()
+    assert (carver(CENTER + torch.tensor([[0.0, 0.04, 0.0], [0.0, -0.04, 0.0]])) > 0).all()

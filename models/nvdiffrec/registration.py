@@ -1,0 +1,262 @@
+"""Make noisy cameras and depth maps agree before anything is carved from them.
+
+The views' poses, one factor on the focal lengths and a factor on each view's depth are found by robust
+least squares (Gauss-Newton, coarse to fine) on the residuals of `models.nvdiffrec.agreement`. Exact input
+stays as it is: corrections are taken over only where the views agree clearly better with them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from models.base import Views
+from models.geometry.camera import Cameras
+from models.geometry.similarity import fit_similarity
+from models.nvdiffrec.agreement import (
+    DEPTH_SIGMA,
+    LOCAL,
+    RIM_SIGMA,
+    Level,
+    Poses,
+    Rows,
+    agreement,
+    mean_square,
+)
+
+_SIDES = (64, 128)  # longer sides of the images at which views are compared, pixels
+_POINTS = (400, 800)  # points of a view that are held against its partners
+_GATES = ((8.0, 8.0, 6.0, 6.0, 4.0, 4.0), (6.0, 5.0, 4.0, 4.0))  # pixels, one a step
+_MAX_PARTNERS = 8
+_ALL_PARTNERS = 12  # up to this many views each is compared with all others
+
+_ROTATION = math.radians(2.0)  # expected errors: of a pose about the object's centre,
+_TRANSLATION = 0.03  # of its place as a share of its distance,
+_FOCAL = 0.03  # of the logarithm of the focal length,
+_SCALE = 0.2  # and of that of a depth map's unit
+_INDEPENDENT = 0.05  # share of residuals that count: neighbours err together
+
+_CONSISTENT = 0.4  # views of exact cameras and depth disagree by less than this, pixels of the last level
+_BETTER = 1.4  # corrections must lower the disagreement by this factor
+_SHIFT = 0.0028  # corrections that move the object's image by less than this share of its side are noise
+_SCALE_SHIFT = 0.004  # the same for the factors on depth
+_JUDGED = 3.0  # gate at which solutions are compared, pixels
+
+
+@dataclass(frozen=True)
+class Registered:
+    """Views that agree.
+
+    Attributes:
+        views: With corrected cameras and depth, in the frame and scale of the input as a whole.
+        depth_scale: [V] factors by which the depth maps were multiplied.
+        focal_factor: By which all focal lengths were multiplied.
+        before_px, after_px: How much the views disagreed as given and as returned (root mean square of the
+            distances between surfaces and between silhouettes, pixels of the input); 0 where there is nothing
+            to judge by.
+        shift_px: By how much the best corrections of the cameras move the object in the images (root mean
+            square, pixels of the input), whether they were taken over or not; 0 where none were sought.
+        inconsistent: Whether the cameras contradict each other by more than exact ones would.
+        corrected: Whether the returned cameras differ from the input's.
+    """
+
+    views: Views
+    depth_scale: Tensor
+    focal_factor: float = 1.0
+    before_px: float = 0.0
+    after_px: float = 0.0
+    shift_px: float = 0.0
+    inconsistent: bool = False
+    corrected: bool = False
+
+    def figures(self) -> dict[str, float]:
+        """For the log and the quality report."""
+        return {
+            "registration/before_px": self.before_px,
+            "registration/after_px": self.after_px,
+            "registration/camera_shift_px": self.shift_px,
+            "registration/cameras_inconsistent": float(self.inconsistent),
+            "registration/cameras_corrected": float(self.corrected),
+            "registration/focal_factor": self.focal_factor,
+            "registration/depth_scale_min": float(self.depth_scale.min()),
+            "registration/depth_scale_max": float(self.depth_scale.max()),
+        }
+
+
+def register(views: Views, *, refine: Literal["auto", "on", "off"], seed: int = 0) -> Registered:
+    """Estimate what is wrong with the cameras and the depth maps, and correct it.
+
+    Args:
+        views: The views; depth should be clean (`models.geometry.depth_maps.clean_depths`).
+        refine: Whether poses and focal length may change; `auto`: where they are inconsistent. Factors on
+            depth are estimated in any case.
+        seed: Chooses the points that are compared.
+
+    Returns:
+        The views as they agree best. The corrections leave the views' common frame where it is.
+    """
+    if views.depths is None or not bool((views.depths > 0).any()):
+        return Registered(views, torch.ones(len(views), device=views.masks.device))
+    problem = _Problem(views, seed)
+    before = problem.disagreement(problem.start)
+    if before < _CONSISTENT and refine != "on":
+        return problem.result(problem.start, before, inconsistent=False, shift=0.0)
+    scaled = problem.depth_scales()
+    if refine == "off":
+        return problem.result(scaled, before, inconsistent=False, shift=0.0)
+    moved = problem.poses(scaled)
+    shift = problem.shift(moved)
+    improved = problem.disagreement(scaled) > _BETTER * problem.disagreement(moved)
+    inconsistent = before >= _CONSISTENT and improved and shift > _SHIFT
+    chosen = moved if refine == "on" or inconsistent else scaled
+    return problem.result(chosen, before, inconsistent=inconsistent, shift=shift)
+
+
+class _Problem:
+    """The views at all levels, and what is to be found."""
+
+    def __init__(self, views: Views, seed: int) -> None:
+        self.views = views
+        generator = torch.Generator().manual_seed(seed)
+        sides = sorted({min(side, max(views.cameras.width, views.cameras.height)) for side in _SIDES})
+        partners = _partners(views.cameras)
+        self.levels = [
+            Level(views, side, points, partners, generator)
+            for side, points in zip(sides, _POINTS, strict=False)
+        ]
+        zero = torch.zeros(len(views), dtype=torch.float64, device=views.masks.device)
+        pose = views.cameras.camera_to_world.double()
+        start = Poses(pose, zero, zero.new_zeros(()), zero.new_zeros(3))
+        level = self.levels[0]
+        world, _, _ = level.world(start, level.chosen)
+        self.start = replace(start, center=world.median(0).values)
+        self.distance = torch.linalg.vector_norm(pose[:, :3, 3] - self.start.center, dim=1)  # [V]
+
+    def depth_scales(self) -> Poses:
+        """Factors on depth alone; poses stay."""
+        free = torch.zeros(7 * len(self.views) + 1, dtype=torch.bool, device=self.distance.device)
+        free[6 * len(self.views) : 7 * len(self.views)] = True
+        start = replace(self.start, log_scale=self.levels[0].scales_from_masks(self.start))
+        best = self._descend(start, free, self._sigma(_SCALE), self.levels)
+        wrong = best.log_scale.abs() > _SCALE_SHIFT
+        return replace(best, log_scale=torch.where(wrong, best.log_scale, 0.0))
+
+    def poses(self, scaled: Poses) -> Poses:
+        """Cameras, and factors on depth only where the views agree clearly better with them."""
+        free = torch.ones(7 * len(self.views) + 1, dtype=torch.bool, device=self.distance.device)
+        with_scales = free.clone()
+        free[6 * len(self.views) : 7 * len(self.views)] = False
+        moved = self._descend(self.start, free, self._sigma(_SCALE), self.levels)
+        if bool((scaled.log_scale == 0).all()):
+            return moved
+        also = self._descend(scaled, with_scales, self._sigma(_SCALE), self.levels)
+        return also if self.disagreement(moved) > _BETTER * self.disagreement(also) else moved
+
+    def disagreement(self, poses: Poses) -> float:
+        """Root mean square distance between surfaces and between silhouettes, pixels of the last level."""
+        depth, _, _, rim = agreement(self.levels[-1], poses, _JUDGED)
+        surface = mean_square(depth) * DEPTH_SIGMA**2
+        return math.sqrt(surface + mean_square(rim) * RIM_SIGMA**2)
+
+    def _sigma(self, scale: float) -> Tensor:
+        """Expected size of every unknown, [7 V + 1]."""
+        motion = self.distance.new_full((len(self.views), 6), _ROTATION)
+        motion[:, 3:] = _TRANSLATION * self.distance[:, None]
+        rest = self.distance.new_full((len(self.views) + 1,), scale)
+        rest[-1] = _FOCAL
+        return torch.cat([motion.reshape(-1), rest])
+
+    def _descend(self, poses: Poses, free: Tensor, sigma: Tensor, levels: list[Level]) -> Poses:
+        """Gauss-Newton over `levels`; corrections are counted from `poses`."""
+        total = torch.zeros_like(sigma)
+        for level in levels:
+            for gate in _GATES[self.levels.index(level)]:
+                normal, right = _normal_equations(agreement(level, poses, gate), len(self.views))
+                normal = _INDEPENDENT * normal + torch.diag(sigma**-2)
+                right = _INDEPENDENT * right + total / sigma**2
+                step = torch.zeros_like(sigma)
+                step[free] = -torch.linalg.solve(normal[free][:, free], right[free])
+                total = total + step
+                poses = poses.moved(step, cameras=bool(free[0]))
+        return poses
+
+    def shift(self, poses: Poses) -> float:
+        """How far the object's image moves from the given cameras to `poses`, as a share of the longer side.
+
+        What a similarity of the whole would do is left out: it changes no image.
+        """
+        level = self.levels[-1]
+        view = level.chosen[:, 0]
+        given = replace(self.start, log_scale=poses.log_scale)
+        before, _, _ = level.world(given, level.chosen)
+        after, _, _ = level.world(poses, level.chosen)
+        scale, rotation, translation = fit_similarity(after, before)
+        aligned = scale * after @ rotation.T + translation
+        moved = level.project(given, view, aligned)[0] - level.project(given, view, before)[0]
+        return float(moved.square().sum(1).mean().sqrt()) / max(level.width, level.height)
+
+    def result(self, poses: Poses, before: float, *, inconsistent: bool, shift: float) -> Registered:
+        """The views at `poses`; lengths in pixels of the last level and in shares of the side."""
+        assert self.views.depths is not None
+        cameras = self.views.cameras
+        corrected = poses.camera_to_world is not self.start.camera_to_world
+        scale, focal = poses.log_scale.exp().float(), float(poses.log_focal.exp())
+        if corrected:
+            intrinsics = cameras.intrinsics.clone()
+            intrinsics[:, [0, 1], [0, 1]] *= focal
+            cameras = replace(cameras, camera_to_world=poses.camera_to_world.float(), intrinsics=intrinsics)
+        side = max(cameras.width, cameras.height)
+        pixel = side / max(self.levels[-1].width, self.levels[-1].height)
+        return Registered(
+            replace(self.views, cameras=cameras, depths=self.views.depths * scale[:, None, None]),
+            depth_scale=scale,
+            focal_factor=focal,
+            before_px=before * pixel,
+            after_px=self.disagreement(poses) * pixel,
+            shift_px=shift * side,
+            inconsistent=inconsistent,
+            corrected=corrected,
+        )
+
+
+def _partners(cameras: Cameras) -> Tensor:
+    """The views that each is compared with, [V, J]: all others, or the nearest and some all round."""
+    count = len(cameras)
+    offset = cameras.positions - cameras.positions.mean(0)
+    order = torch.cdist(offset, offset).argsort(1)[:, 1:]  # by nearness, without itself
+    if count <= _ALL_PARTNERS:
+        return order
+    half = _MAX_PARTNERS // 2
+    spread = torch.linspace(half, count - 2, _MAX_PARTNERS - half, device=order.device).long()
+    return torch.cat([order[:, :half], order[:, spread]], 1)
+
+
+def _normal_equations(parts: list[Rows], views: int) -> tuple[Tensor, Tensor]:
+    """Matrix [7 V + 1, 7 V + 1] and right side [7 V + 1] of the linearised problem."""
+    device = parts[0].residual.device
+    blocks = torch.zeros(views * views, LOCAL * LOCAL, dtype=torch.float64, device=device)
+    sides = torch.zeros(views * views, LOCAL, dtype=torch.float64, device=device)
+    for rows in parts:
+        pair = rows.owner * views + rows.partner
+        weighted = rows.jacobian * rows.weight[:, None]
+        blocks.index_add_(0, pair, (rows.jacobian[:, :, None] * weighted[:, None]).flatten(1))
+        sides.index_add_(0, pair, weighted * rows.residual[:, None])
+    unknowns = 7 * views + 1
+    place = _places(views, device)
+    normal = torch.zeros(unknowns * unknowns, dtype=torch.float64, device=device)
+    normal.index_add_(0, (place[:, :, None] * unknowns + place[:, None]).flatten(), blocks.flatten())
+    right = torch.zeros(unknowns, dtype=torch.float64, device=device)
+    right.index_add_(0, place.flatten(), sides.flatten())
+    return normal.reshape(unknowns, unknowns), right
+
+
+def _places(views: int, device: torch.device) -> Tensor:
+    """Where the local unknowns of every pair of views stand among all, [V * V, LOCAL]."""
+    pair = torch.arange(views * views, device=device)[:, None]
+    owner, partner, six = pair // views, pair % views, torch.arange(6, device=device)
+    focal = torch.full_like(pair, 7 * views)
+    return torch.cat([6 * owner + six, 6 * partner + six, 6 * views + owner, 6 * views + partner, focal], 1)

@@ -1,0 +1,92 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.geometry.depth_maps import clean_depths
+from models.nvdiffrec.registration import register
+from tests.unit.models.nvdiffrec.camera_noise import reprojection_error, with_noisy_cameras, with_noisy_depth
+from tests.unit.pipeline.textured_meshes import spot_mesh, spot_views
+
+
+@pytest.fixture(scope="module")
+def views():
+    return spot_views()
+
+
+@pytest.fixture(scope="module")
+def points():
+    return spot_mesh(16).vertices[::7]
+
+
+def cleaned(views):
+    return replace(views, depths=clean_depths(views.depths, views.masks, views.cameras))
+
+
+def test_exact_views_stay_as_they_are(views):
+    found = register(views, refine="auto")
+    assert not found.inconsistent
+    assert not found.corrected
+    assert found.before_px < 0.4
+    assert torch.equal(found.views.cameras.camera_to_world, views.cameras.camera_to_world)
+    assert torch.equal(found.views.depths, views.depths)
+
+
+def test_noisy_depth_is_not_taken_for_noisy_cameras(views):
+    found = register(cleaned(with_noisy_depth(views)), refine="auto")
+    assert not found.inconsistent
+    assert torch.equal(found.views.cameras.camera_to_world, views.cameras.camera_to_world)
+
+
+def test_noisy_cameras_are_found_and_corrected(views, points):
+    noisy = with_noisy_cameras(views)
+    assert reprojection_error(views.cameras, noisy.cameras, points) > 1.2
+    found = register(noisy, refine="auto")
+    assert found.inconsistent
+    assert found.corrected
+    assert found.shift_px > 1.2
+    assert found.after_px < 0.4 < found.before_px
+    assert reprojection_error(views.cameras, found.views.cameras, points) < 0.12
+    assert torch.equal(found.depth_scale, torch.ones(len(views)))
+
+
+def test_noisy_cameras_with_noisy_depth(views, points):
+    noisy = cleaned(with_noisy_depth(with_noisy_cameras(views)))
+    found = register(noisy, refine="auto")
+    assert found.corrected
+    assert reprojection_error(views.cameras, found.views.cameras, points) < 0.35
+
+
+def test_a_wrong_focal_length_is_found(views, points):
+    found = register(with_noisy_cameras(views, focal=1.02), refine="on")
+    assert found.focal_factor == pytest.approx(1 / 1.02, abs=0.004)
+    assert reprojection_error(views.cameras, found.views.cameras, points) < 0.12
+
+
+def test_wrong_units_of_depth_are_found_and_cameras_left_alone(views):
+    wrong = torch.tensor([1.2, 0.8, 1.0, 0.9, 1.1, 1.05])
+    scaled = replace(views, depths=views.depths * wrong[:, None, None])
+    for refine in ("auto", "off"):
+        found = register(scaled, refine=refine)
+        assert not found.corrected
+        assert (found.depth_scale * wrong - 1).abs().max() < 0.003
+        measured = views.depths > 0
+        assert (found.views.depths - views.depths)[measured].abs().max() < 0.01
+
+
+def test_off_leaves_noisy_cameras(views):
+    noisy = with_noisy_cameras(views)
+    found = register(noisy, refine="off")
+    assert not found.corrected
+    assert torch.equal(found.views.cameras.camera_to_world, noisy.cameras.camera_to_world)
+
+
+def test_figures_are_plain_numbers(views):
+    figures = register(views, refine="auto").figures()
+    assert all(isinstance(value, float) for value in figures.values())
+
+
+def test_the_same_seed_gives_the_same_bits(views):
+    noisy = with_noisy_cameras(views)
+    first, second = register(noisy, refine="on"), register(noisy, refine="on")
+    assert torch.equal(first.views.cameras.camera_to_world, second.views.cameras.camera_to_world)
