@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.decode import Tick
 from pipeline.images import Exif, Floats, Header, read_color, read_depth, read_exif, read_mask
@@ -146,9 +147,10 @@ def _write(
     scratch: Path, name: str, grey: NDArray[np.uint8], inside: NDArray[np.bool_], *, object_only: bool
 ) -> None:
     if object_only:
-        cv2.imwrite(str(scratch / MASKS / f"{name}.png"), cv2.erode(inside.astype(np.uint8), _RIM) * 255)
+        mask = cv2.erode(inside.astype(np.uint8), _RIM) * 255
+        Image.fromarray(np.asarray(mask, np.uint8)).save(scratch / MASKS / f"{name}.png", compress_level=1)
         grey = np.where(inside, grey, np.uint8(grey[inside].mean()))
-    cv2.imwrite(str(scratch / IMAGES / name), grey)
+    Image.fromarray(grey).save(scratch / IMAGES / name, compress_level=1)
 
 
 def _photographs(shots: Sequence[_Shot], exif: Sequence[Exif]) -> list[Photograph]:

@@ -214,7 +214,7 @@ def _vlad(descriptors: list[NDArray[np.uint8]], seed: int) -> NDArray[np.float64
     sample = everything[random.permutation(len(everything))[:_SAMPLE]]
     signatures = np.zeros((len(descriptors), VOCABULARY, 128))
     if len(sample) >= VOCABULARY:
-        words, _ = kmeans2(sample, VOCABULARY, minit="++", rng=random)
+        words, _ = kmeans2(sample, sample[:VOCABULARY], minit="matrix")
         for signature, each in zip(signatures, descriptors, strict=True):
             if len(each):
                 nearest, _ = vq(each.astype(np.float32), words)

@@ -32,7 +32,7 @@ def test_imports_point_one_way():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("heavy", ["torch", "warp", "scipy", "skimage", "trimesh"])
+@pytest.mark.parametrize("heavy", ["torch", "warp", "scipy", "skimage", "trimesh", "cv2", "pycolmap"])
 def test_command_line_starts_without_heavy_libraries(heavy):
     program = f"import sys, consumer.cli; sys.exit({heavy!r} in sys.modules)"
     done = run("-c", program)

@@ -23,6 +23,15 @@ def test_true_depth_passes_and_a_wrong_unit_does_not(monkeypatch, side):
         assert error.value.details["file"] == "images/0.png"
 
 
+@pytest.mark.parametrize("factor", [0.8, 0.9, 1.0, 1.12, 1.25])
+def test_a_scale_that_is_off_in_one_view_is_left_for_the_model_to_find(factor):
+    views = sphere_views()
+    depths = views.depths.clone()
+    depths[1] *= factor
+    depths *= torch.rand(depths.shape, generator=torch.Generator().manual_seed(0)) > 0.3
+    check_depths(dataclasses.replace(views, depths=depths))
+
+
 def test_a_thin_long_image_costs_no_more_than_its_pixels():
     # Dilating by a share of the longer side once took minutes for a few kilobytes of input.
     length = 16_000
