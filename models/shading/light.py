@@ -109,7 +109,9 @@ def filter_light(radiance: Tensor) -> FilteredLight:
     height, width, _ = radiance.shape
     weights = _weights(height, width, str(radiance.device))
     side = math.isqrt(weights.shape[0] // (LEVELS + 1))
-    filtered = (weights @ radiance.reshape(-1, 3)).T.reshape(1, 3, LEVELS + 1, side, side)
+    # One matrix-vector product a channel: as a product with three columns the CPU takes ten times longer.
+    channels = [weights @ channel for channel in radiance.reshape(-1, 3).T.contiguous()]
+    filtered = torch.stack(channels).reshape(1, 3, LEVELS + 1, side, side)
     return FilteredLight(diffuse=filtered[:, :, LEVELS], specular=filtered[:, :, :LEVELS])
 
 
