@@ -45,7 +45,8 @@ def solve(folder: Path, time_limit_s: float, tick: Tick) -> Model:
         for line in _lines(process, deadline):
             if line is not None:
                 report = json.loads(line)
-                fraction, message = float(report["fraction"]), str(report["message"])
+                # A second attempt begins anew, but progress never falls.
+                fraction, message = max(fraction, float(report["fraction"])), str(report["message"])
             tick(fraction, message)
         code = process.wait()
     if code != 0:

@@ -39,6 +39,11 @@ LOOK_ALIKES = 16
 NEIGHBOURS = 4
 """And with so many that follow it by name."""
 
+FEW_VIEWS = 24
+"""Of so few, neighbours may be far apart. Where plain features do not place all of them, those that stand a
+change of view better are tried, which take several times as long: with estimated affine shape (Mikolajczyk
+and Schmid, IJCV 2004) and domain-size pooling (Dong and Soatto, CVPR 2015)."""
+
 FEATURES, FEATURES_OF_MANY = 4096, 2048
 """Most SIFT features of an image; fewer where views are many."""
 
@@ -143,18 +148,28 @@ def main(folder: Path) -> None:
 
     task = Task.read(folder)
     pycolmap.set_random_seed(task.seed)
-    _say(0.0, f"finding features in {len(task.photographs)} images")
-    database = folder / "database.db"
-    _extract(pycolmap, task, folder, database)
-    pairs = _pairs(pycolmap, task, database)
-    _match(pycolmap, task, folder, database, pairs)
-    _map(pycolmap, task, folder, database).write(folder)
+    model = _attempt(pycolmap, task, folder, robust=False)
+    if len(model.views) < len(task.photographs) <= FEW_VIEWS:
+        again = _attempt(pycolmap, task, folder, robust=True)
+        if len(again.views) > len(model.views):
+            model = again
+    model.write(folder)
     _say(1.0, "cameras estimated")
 
 
-def _extract(colmap: Any, task: Task, folder: Path, database: Path) -> None:
+def _attempt(colmap: Any, task: Task, folder: Path, *, robust: bool) -> Model:
+    count, kind = len(task.photographs), "robust features" if robust else "features"
+    _say(0.0, f"finding {kind} in {count} images")
+    database = folder / ("robust.db" if robust else "plain.db")
+    _extract(colmap, task, folder, database, robust=robust)
+    _match(colmap, task, folder, database, _pairs(colmap, task, database))
+    return _map(colmap, task, folder, database)
+
+
+def _extract(colmap: Any, task: Task, folder: Path, database: Path, *, robust: bool) -> None:
     many = len(task.photographs) > EXHAUSTIVE_VIEWS
     extraction = colmap.FeatureExtractionOptions(use_gpu=False)
+    extraction.sift.estimate_affine_shape = extraction.sift.domain_size_pooling = robust
     extraction.sift.max_num_features = FEATURES_OF_MANY if many else FEATURES
     for number in sorted({photograph.camera for photograph in task.photographs}):
         group = [photograph for photograph in task.photographs if photograph.camera == number]
@@ -257,7 +272,7 @@ def _map(colmap: Any, task: Task, folder: Path, database: Path) -> Model:
         _say(_MATCHING + (1 - _MATCHING) * registered / total, f"placing camera {registered} of {total}")
 
     found = colmap.incremental_mapping(
-        database, folder / IMAGES, folder / "models", options, next_image_callback=next_image
+        database, folder / IMAGES, database.with_suffix(""), options, next_image_callback=next_image
     )
     models = sorted(found.values(), key=lambda model: -int(model.num_reg_images()))
     if not models:
