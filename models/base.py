@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.geometry.camera import Cameras
 from models.geometry.mesh import TexturedMesh
+from models.render import Rendering
 from schemas.options import Options
 
 
@@ -60,6 +61,28 @@ Callback = Callable[[float, str, dict[str, float]], None]
 """Called in every loop of a model: fraction in [0, 1], message, metrics. It may raise `JobCancelled`."""
 
 
+Snapshot = Callable[[str, Callable[[Cameras], Rendering]], None]
+"""Called every few steps with the step's name and a function that renders the object as it stands.
+
+The function takes cameras in the input's world, on the model's device, and holds until the next step."""
+
+
+class Checkpoints(Protocol):
+    """Where a model keeps its state while it runs, so that another run of the job can go on from there."""
+
+    def due(self) -> bool:
+        """Whether it is time for another checkpoint; asked after every step."""
+        ...
+
+    def save(self, state: dict[str, Tensor]) -> None:
+        """Keep a state, instead of an earlier one; the tensors are on the CPU."""
+        ...
+
+    def load(self) -> dict[str, Tensor] | None:
+        """The state that was kept last, if there is one."""
+        ...
+
+
 @dataclass(frozen=True)
 class Reconstruction:
     """What a model made.
@@ -91,8 +114,23 @@ class Reconstructor(Protocol):
             ModelError: MODEL_WEIGHTS_MISSING.
         """
 
-    def reconstruct(self, views: Views, options: Options, callback: Callback) -> Reconstruction:
+    def reconstruct(
+        self,
+        views: Views,
+        options: Options,
+        callback: Callback,
+        *,
+        snapshot: Snapshot | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> Reconstruction:
         """Reconstruct one object.
+
+        Args:
+            views: The input.
+            options: The job's, of this model.
+            callback: Told the progress.
+            snapshot: Shown the object while it takes shape.
+            checkpoints: Asked for a state to go on from, and given states to keep.
 
         Raises:
             ModelError: MODEL_DIVERGED, MODEL_VRAM_OOM, CAMERA_ESTIMATION_FAILED.

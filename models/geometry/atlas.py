@@ -64,20 +64,22 @@ def _pack(charts: Charts, resolution: int) -> tuple[NDArray[np.float32], NDArray
 
 def bake(
     raster: RasterBackend,
-    mesh: Mesh,
+    values: Tensor,
+    faces: Tensor,
     uvs: Tensor,
     uv_faces: Tensor,
     resolution: int,
     color: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Fill a texture with `color` of the surface's positions; gaps take the nearest texel's colour.
+    """Fill a texture with `color` of what the vertices hold; gaps take the nearest texel's colour.
 
     Args:
         raster: Draws the charts.
-        mesh: The surface.
-        uvs, uv_faces: Its atlas.
+        values: [N, C] at the surface's vertices, such as their positions; interpolated over its faces.
+        faces: [F, 3] int32.
+        uvs, uv_faces: The surface's atlas.
         resolution: Side of the texture, texels.
-        color: From points [N, 3] to colours [N, 3].
+        color: From values [K, C] at texels to colours [K, 3].
 
     Returns:
         [resolution, resolution, 3]; row 0 belongs to v = 0.
@@ -87,10 +89,9 @@ def bake(
     triangle = rast[0, ..., 3].long() - 1  # [H, W], -1 where no chart is
     rows, columns = torch.nonzero(triangle >= 0, as_tuple=True)
     u, v = rast[0, rows, columns, 0:1], rast[0, rows, columns, 1:2]
-    corner = mesh.vertices[mesh.faces[triangle[rows, columns]].long()]  # [K, 3, 3]
-    points = u * corner[:, 0] + v * corner[:, 1] + (1 - u - v) * corner[:, 2]
-    texture = mesh.vertices.new_zeros(resolution, resolution, 3)
-    texture[rows, columns] = color(points)
+    corner = values[faces[triangle[rows, columns]].long()]  # [K, 3, C]
+    texture = values.new_zeros(resolution, resolution, 3)
+    texture[rows, columns] = color(u * corner[:, 0] + v * corner[:, 1] + (1 - u - v) * corner[:, 2])
     return _fill_gaps(texture, triangle >= 0)
 
 

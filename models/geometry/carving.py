@@ -185,7 +185,7 @@ def object_bounds(views: Views, carver: Carver) -> tuple[Tensor, float]:
     Raises:
         ModelError: MODEL_DIVERGED, where the views leave nothing standing (masks and cameras disagree).
     """
-    centre, half = _frame(views)
+    centre, half = object_frame(views)
     axis = torch.linspace(-1, 1, _COARSE_CELLS, device=centre.device)
     unit = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     for _ in range(3):  # each round looks closer
@@ -203,8 +203,8 @@ def object_bounds(views: Views, carver: Carver) -> tuple[Tensor, float]:
     return centre, half * (1 + 2 * _BOUNDS_MARGIN)
 
 
-def _frame(views: Views) -> tuple[Tensor, float]:
-    """A generous cube round the object: where the rays through the masks' centres come closest together."""
+def object_frame(views: Views) -> tuple[Tensor, float]:
+    """Centre [3] and half side of a generous cube: where the rays through the masks' centres come closest."""
     cameras = views.cameras
     rows = (torch.arange(cameras.height, device=views.masks.device) + 0.5)[None, :, None]
     columns = (torch.arange(cameras.width, device=views.masks.device) + 0.5)[None, None, :]

@@ -17,6 +17,9 @@ from models.geometry.dual_tables import CORNERS, EDGES, dual_tables
 WEIGHTS_PER_CUBE = 21
 """alpha for 8 corners, beta for 12 edges, gamma for 1 quad split."""
 
+_EDGE_AT = {(edge // 4, int(low)): edge for edge, (low, _) in enumerate(EDGES)}
+"""Number of a cube's edge by its axis and its lower corner."""
+
 _ALPHA_BETA_RANGE = 0.99  # weights stay in (0.01, 1.99): positive, so that crossings stay on their edges
 
 
@@ -119,7 +122,7 @@ class FlexiCubes:
         deviation = self._deviation(dual, crossing, vertex)
 
         quads = self._quads(inside, cubes, vertex_of_edge)  # [Q, 4]
-        gamma_of_vertex = gamma.repeat_interleave(count)
+        gamma_of_vertex = gamma.repeat_interleave(count, output_size=total)
         vertices, faces = _triangulate(dual, quads, gamma_of_vertex[quads], training=training)
         return Isosurface(vertices, faces.int(), deviation, total)
 
@@ -202,7 +205,7 @@ class FlexiCubes:
                 cube[:, u] += du
                 cube[:, v] += dv
                 local = (-du << u) + (-dv << v)  # the edge's lower corner as that cube numbers it
-                edge = int(torch.nonzero(self._edges[4 * axis : 4 * axis + 4, 0] == local)[0]) + 4 * axis
+                edge = _EDGE_AT[axis, local]
                 corners.append(vertex_of_edge[row_of_cube[(cube * self._cube_stride).sum(-1)], edge])
             quad = torch.stack(corners, 1)
             outward = low[z, y, x]  # inside at the lower end: the surface looks along +axis

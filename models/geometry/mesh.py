@@ -89,9 +89,17 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     return F.normalize(normals, dim=-1, eps=1e-12)
 
 
+def face_edges(faces: Tensor) -> Tensor:
+    """The three edges of every face, [3 F, 2] int64: of a closed surface each edge twice.
+
+    Takes no sorting, and on CUDA no waiting for the device.
+    """
+    return torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).long()
+
+
 def unique_edges(faces: Tensor) -> Tensor:
     """Undirected edges, [E, 2] int64, sorted, each once."""
-    edges = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).long()
+    edges = face_edges(faces)
     low, high = torch.minimum(*edges.unbind(1)), torch.maximum(*edges.unbind(1))
     # One key an edge: `unique` on single numbers is far faster than on rows.
     count = int(high.max()) + 1 if high.numel() else 1

@@ -39,7 +39,7 @@ _TOLERANCE = 0.5  # points no further outside a mask than this, pixels, do not c
 _MAX_LOG_SCALE = 0.36  # depth maps whose unit is off by more than a factor of 1.4 are beyond help
 _SCALES = 49
 _TOUCHING = 0.9  # share of a view's points from which on the hull is taken to touch the surface
-_OUTWARDS = 2.0  # pixels outside the silhouette from where its outermost points are looked for
+OUTWARDS = 2.0  # pixels outside the silhouette from where its outermost points are looked for
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,6 @@ class Level:
     def __init__(
         self, views: Views, side: int, points: int, partners: Tensor, generator: torch.Generator
     ) -> None:
-        assert views.depths is not None
         cameras = views.cameras
         factor = side / max(cameras.width, cameras.height)
         self.width = max(1, round(cameras.width * factor))
@@ -116,7 +115,7 @@ class Level:
         masks = F.interpolate(views.masks[:, None], size, mode="area")
         colors = F.interpolate((views.images * views.masks[..., None]).permute(0, 3, 1, 2), size, mode="area")
         colors = colors / masks.clamp(min=1e-3)
-        depth = resize_depths(views.depths, size)
+        depth = torch.zeros_like(masks[:, 0]) if views.depths is None else resize_depths(views.depths, size)
         self.depth = (depth * (masks[:, 0] >= 0.5)).double()
         self.partners = partners
         silhouette = silhouette_distance(masks[:, 0])
@@ -161,8 +160,8 @@ class Level:
         local = self.points[view, row, column] * poses.log_scale[view].exp()[:, None]
         across = torch.cat([local[:, :2] * torch.exp(-poses.log_focal), local[:, 2:]], 1)
         pose = poses.camera_to_world[view]
-        turned = _apply(pose, across)
-        by_focal = _apply(pose, across * across.new_tensor([-1.0, -1.0, 0.0]))
+        turned = apply_rotation(pose, across)
+        by_focal = apply_rotation(pose, across * across.new_tensor([-1.0, -1.0, 0.0]))
         return turned + pose[:, :3, 3], turned, by_focal
 
     def scales_from_masks(self, poses: Poses) -> Tensor:
@@ -180,7 +179,7 @@ class Level:
             at = world + from_camera * math.expm1(log_scale)
             at = at[:, None].expand(-1, partner.shape[1], 3)
             pixel, _ = self.project(poses, partner.reshape(-1), at.reshape(-1, 3))
-            distance = _bilinear(self.fields[..., :1], partner.reshape(-1), pixel).reshape(partner.shape)
+            distance = bilinear(self.fields[..., :1], partner.reshape(-1), pixel).reshape(partner.shape)
             entry = entry.masked_fill((distance < _TOLERANCE).all(1), log_scale)
         found = [entry[view == index].nanquantile(_TOUCHING) for index in range(len(poses.log_scale))]
         return torch.stack(found).nan_to_num()
@@ -188,7 +187,7 @@ class Level:
     def project(self, poses: Poses, view: Tensor, world: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [M, 2] of `world` points [M, 3] in the views `view` [M], and camera coordinates [M, 3]."""
         pose = poses.camera_to_world[view]
-        local = _apply(pose.transpose(1, 2), world - pose[:, :3, 3])
+        local = apply_rotation(pose.transpose(1, 2), world - pose[:, :3, 3])
         z = (-local[:, 2]).clamp(min=1e-6)
         focal = self.focal[view] * poses.log_focal.exp()
         flip = local.new_tensor([1.0, -1.0])
@@ -207,7 +206,7 @@ def agreement(level: Level, poses: Poses, gate: float) -> list[Rows]:
     partner = level.partners[owner]  # [M, J]
     count = partner.shape[1]
     index = level.chosen.repeat_interleave(count, 0)
-    pairs = _Pairs(level, poses, index, partner.reshape(-1)).in_image()
+    pairs = Pairs(level, poses, index, partner.reshape(-1)).in_image()
     near, depth = _depth_rows(pairs, gate)
     return [
         depth,
@@ -217,7 +216,7 @@ def agreement(level: Level, poses: Poses, gate: float) -> list[Rows]:
     ]
 
 
-class _Pairs:
+class Pairs:
     """R measured points of owners, seen by partners.
 
     Args:
@@ -225,12 +224,21 @@ class _Pairs:
         poses: Where they stand.
         index: [R, 3] int64: owner, row and column of the points.
         partner: [R] int64.
+        world: The points and their derivatives by depth scale and focal length, each [R, 3], where the
+            points are not measured ones.
     """
 
-    def __init__(self, level: Level, poses: Poses, index: Tensor, partner: Tensor) -> None:
+    def __init__(
+        self,
+        level: Level,
+        poses: Poses,
+        index: Tensor,
+        partner: Tensor,
+        world: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> None:
         self.level, self.poses = level, poses
         self.index, self.partner = index, partner
-        self.world, self.by_scale, self.by_focal = level.world(poses, index)
+        self.world, self.by_scale, self.by_focal = world or level.world(poses, index)
         self.pixel, self.local = level.project(poses, partner, self.world)
 
     @property
@@ -238,15 +246,15 @@ class _Pairs:
         """The views that measured the points, [R]."""
         return self.index[:, 0]
 
-    def in_image(self) -> _Pairs:
+    def in_image(self) -> Pairs:
         """Those that the partner's image holds."""
         size = self.pixel.new_tensor([self.level.width, self.level.height])
         seen = (self.local[:, 2] < 0) & ((self.pixel > 0) & (self.pixel < size)).all(1)
         return self.only(seen)
 
-    def only(self, chosen: Tensor) -> _Pairs:
+    def only(self, chosen: Tensor) -> Pairs:
         """Those where `chosen` [R] is set."""
-        made = object.__new__(_Pairs)
+        made = object.__new__(Pairs)
         made.level, made.poses = self.level, self.poses
         for name in ("index", "partner", "world", "by_scale", "by_focal", "pixel", "local"):
             setattr(made, name, getattr(self, name)[chosen])
@@ -254,11 +262,11 @@ class _Pairs:
 
     def sampled(self) -> Tensor:
         """The partner's fields at the points, [R, 12]."""
-        return _bilinear(self.level.fields, self.partner, self.pixel)
+        return bilinear(self.level.fields, self.partner, self.pixel)
 
     def silhouette(self) -> Tensor:
         """The partner's distance to its silhouette at the points, [R]."""
-        return _bilinear(self.level.fields[..., :1], self.partner, self.pixel)[:, 0]
+        return bilinear(self.level.fields[..., :1], self.partner, self.pixel)[:, 0]
 
     def by_image(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Derivatives by the world point [R, 3] and the focal length [R] from those by the pixel [R, 2]."""
@@ -266,7 +274,9 @@ class _Pairs:
         focal = self.level.focal[self.partner] * self.poses.log_focal.exp()
         along = gradient * focal / z[:, None] * gradient.new_tensor([1.0, -1.0])  # by camera x and y
         forward = (along * self.local[:, :2]).sum(1) / z
-        by_world = _apply(self.poses.camera_to_world[self.partner], torch.cat([along, forward[:, None]], 1))
+        by_world = apply_rotation(
+            self.poses.camera_to_world[self.partner], torch.cat([along, forward[:, None]], 1)
+        )
         return by_world, (gradient * (self.pixel - self.level.principal[self.partner])).sum(1)
 
     def rows(self, residual: Tensor, weight: Tensor, by_world: Tensor, by_focal: Tensor) -> Rows:
@@ -280,7 +290,7 @@ class _Pairs:
         return Rows(residual, jacobian, weight, self.owner, self.partner)
 
 
-def _depth_rows(pairs: _Pairs, gate: float) -> tuple[Tensor, Rows]:
+def _depth_rows(pairs: Pairs, gate: float) -> tuple[Tensor, Rows]:
     """Distances from the partner's planes; also which pairs see the same surface, [R]."""
     level, poses, view = pairs.level, pairs.poses, pairs.partner
     column = pairs.pixel[:, 0].long().clamp(0, level.width - 1)
@@ -288,8 +298,8 @@ def _depth_rows(pairs: _Pairs, gate: float) -> tuple[Tensor, Rows]:
     found = torch.stack([view, row, column], 1)
     plane, plane_by_scale, plane_by_focal = level.world(poses, found)
     pose = poses.camera_to_world
-    normal = _apply(pose[view], level.normals[view, row, column])
-    own = _apply(pose[pairs.owner], level.normals[tuple(pairs.index.unbind(1))])
+    normal = apply_rotation(pose[view], level.normals[view, row, column])
+    own = apply_rotation(pose[pairs.owner], level.normals[tuple(pairs.index.unbind(1))])
     pixel = (-pairs.local[:, 2]).clamp(min=1e-6) / level.focal[view, 0]
     distance = (normal * (pairs.world - plane)).sum(1) / pixel
     # Beside the plane's point a curved surface leaves the plane: what is compared must be near in space.
@@ -304,7 +314,7 @@ def _depth_rows(pairs: _Pairs, gate: float) -> tuple[Tensor, Rows]:
     return same, _only(rows, same)
 
 
-def _color_rows(pairs: _Pairs) -> Rows:
+def _color_rows(pairs: Pairs) -> Rows:
     """Differences of the three colours of points that both views see."""
     own = pairs.level.fields[tuple(pairs.index.unbind(1))]
     found = pairs.sampled()
@@ -316,13 +326,13 @@ def _color_rows(pairs: _Pairs) -> Rows:
         by_world, focal = pairs.by_image(found[:, [4 + channel, 8 + channel]] / _COLOR_SIGMA)
         weight = 1 / (1 + (residual / 2).square()).square()
         parts.append(pairs.rows(residual, weight, by_world, focal))
-    return _joined(parts)
+    return joined(parts)
 
 
-def _outside_rows(pairs: _Pairs, gate: float) -> Rows:
+def _outside_rows(pairs: Pairs, gate: float) -> Rows:
     """Distances outside the partner's mask."""
     outside = pairs.silhouette() > _TOLERANCE
-    return _silhouette_rows(pairs.only(outside), gate, _TOLERANCE)
+    return silhouette_rows(pairs.only(outside), gate, _TOLERANCE)
 
 
 def _rim_rows(level: Level, poses: Poses, gate: float) -> Rows:
@@ -330,17 +340,18 @@ def _rim_rows(level: Level, poses: Poses, gate: float) -> Rows:
     parts = []
     for view, rim in enumerate(level.rims):
         index = level.all[torch.isin(level.all[:, 0], level.partners[view])]
-        pairs = _Pairs(level, poses, index, torch.full_like(index[:, 0], view)).in_image()
+        pairs = Pairs(level, poses, index, torch.full_like(index[:, 0], view)).in_image()
         pairs = pairs.only(pairs.silhouette().abs() < gate)
         if not len(pairs.owner):
             continue
         distance, nearest = torch.cdist(rim.double(), pairs.pixel).min(1)
-        pairs = pairs.only(nearest[distance < gate + _OUTWARDS])
-        parts.append(_silhouette_rows(pairs, gate, 0.0))
-    return _joined(parts)
+        pairs = pairs.only(nearest[distance < gate + OUTWARDS])
+        parts.append(silhouette_rows(pairs, gate, 0.0))
+    return joined(parts)
 
 
-def _silhouette_rows(pairs: _Pairs, gate: float, tolerance: float) -> Rows:
+def silhouette_rows(pairs: Pairs, gate: float, tolerance: float) -> Rows:
+    """Distances to the partner's silhouette, positive outside, less `tolerance` (pixels)."""
     found = pairs.sampled()
     distance = found[:, 0] - tolerance
     by_world, focal = pairs.by_image(found[:, [4, 8]] / RIM_SIGMA)
@@ -357,12 +368,12 @@ def _only(rows: Rows, chosen: Tensor) -> Rows:
     return Rows(*(getattr(rows, name)[chosen] for name in Rows.__dataclass_fields__))
 
 
-def _joined(parts: list[Rows]) -> Rows:
+def joined(parts: list[Rows]) -> Rows:
     """All rows in one; at least one part."""
     return Rows(*(torch.cat([getattr(p, name) for p in parts]) for name in Rows.__dataclass_fields__))
 
 
-def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
+def apply_rotation(matrix: Tensor, vector: Tensor) -> Tensor:
     """Upper left 3x3 of `matrix` [..., 4, 4] times `vector` [..., 3]."""
     return (matrix[..., :3, :3] @ vector[..., None])[..., 0]
 
@@ -386,11 +397,11 @@ def _rim(field: Tensor, gx: Tensor, gy: Tensor) -> Tensor:
     inside[:, [0, -1]] = False
     row, column = inside.nonzero(as_tuple=True)
     normal = F.normalize(torch.stack([gx[inside], gy[inside]], 1), dim=1)
-    return torch.stack([column, row], 1) + 0.5 + (_OUTWARDS - field[inside])[:, None] * normal
+    return torch.stack([column, row], 1) + 0.5 + (OUTWARDS - field[inside])[:, None] * normal
 
 
-def _bilinear(fields: Tensor, view: Tensor, pixel: Tensor) -> Tensor:
-    """`fields` [V, H, W, C] of the views `view` [R] at `pixel` [R, 2]: [R, C]."""
+def bilinear(fields: Tensor, view: Tensor, pixel: Tensor) -> Tensor:
+    """Interpolated `fields` [V, H, W, C] of the views `view` [R] at `pixel` [R, 2]: [R, C]."""
     height, width = fields.shape[1:3]
     at = pixel - 0.5
     low = at.floor()

@@ -1,4 +1,4 @@
-"""A colour for every point in space: what phase 1 paints its changing surface with."""
+"""The look of every point in space: what phase 1 paints its changing surface with."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.shading.harmonics import harmonics
 
 
 class ColorField(nn.Module):
@@ -51,3 +53,29 @@ class ColorField(nn.Module):
         ]
         x = torch.cat([points, *found], -1)
         return torch.sigmoid(self.layers[1](F.relu(self.layers[0](x))))
+
+
+class ShadedField(nn.Module):
+    """A colour field under a grey diffuse light: how bright a point is depends on where its surface faces.
+
+    Most of what photographs tell of a smooth, evenly coloured surface is its shading. The light is the nine
+    spherical harmonics that diffuse reflection lets through (Ramamoorthi and Hanrahan, 2001), applied to sRGB
+    values: sRGB is nearly a power of radiance, and the power of a product is the product of powers.
+
+    Args:
+        generator: Source of the initial weights.
+    """
+
+    def __init__(self, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.albedo = ColorField(generator=generator)
+        self.light = nn.Parameter(torch.zeros(9))
+
+    def forward(self, points: Tensor, normals: Tensor) -> Tensor:
+        """Colours [N, 3], sRGB, of `points` [N, 3] in [-1, 1] with unit `normals` [N, 3]."""
+        color: Tensor = self.albedo(points)
+        return color * self.brightness(normals)
+
+    def brightness(self, normals: Tensor) -> Tensor:
+        """Factor [N, 1] on the sRGB albedo of a surface with unit `normals` [N, 3]."""
+        return 1 + (harmonics(normals) @ self.light)[:, None]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from schemas.options import NvdiffrecOptions
+
+Materials = Literal["unlit", "pbr"]
 
 
 @dataclass(frozen=True)
@@ -18,11 +21,18 @@ class ImageWeights:
 
 
 @dataclass(frozen=True)
+class GridLevel:
+    """One grid of the way from coarse to fine."""
+
+    resolution: int  # cubes along each axis
+    iterations: int
+
+
+@dataclass(frozen=True)
 class GeometryConfig:
     """Phase 1: free topology."""
 
-    resolution: int = 48  # cubes along each axis
-    iterations: int = 150
+    levels: tuple[GridLevel, ...] = (GridLevel(64, 150),)
     batch_size: int = 6  # views a step
     sdf_rate: float = 1e-3  # Adam's learning rates; a step moves the surface by about this much
     deform_rate: float = 1e-3
@@ -33,6 +43,11 @@ class GeometryConfig:
     sign_weight: float = 0.02  # discourages surface that the images do not ask for
     deviation_weight: float = 0.25  # the FlexiCubes paper's L_dev
     smooth_weight: float = 2.0  # Laplacian of the vertices
+    crease_weight: float = 0.0  # normals of neighbours
+    area_weight: float = 0.0  # of the whole surface
+    albedo_weight: float = 0.05  # change of the albedo over `albedo_distance`, where a view sees the surface
+    unseen_albedo_weight: float = 0.02  # the same at vertices, seen or not
+    albedo_distance: float = 0.03
 
 
 @dataclass(frozen=True)
@@ -68,39 +83,110 @@ class NvdiffrecConfig:
 
     seed: int = 0
     use_depth: bool = True
+    refine_cameras: Literal["auto", "on", "off"] = "auto"
+    train_resolution: int = 1024  # longer side at which views are compared at most, pixels
     geometry: GeometryConfig = field(default_factory=GeometryConfig)
     texture: TextureConfig = field(default_factory=TextureConfig)
+    materials: Materials = "unlit"
+    normal_map: bool = False
+    target_triangles: int = 50_000
 
 
-def texture_resolution(width: int, height: int, wanted: int | None = None) -> int:
+@dataclass(frozen=True)
+class _Preset:
+    """What a preset decides; sizes for views whose longer side is given in pixels."""
+
+    finest_grid: int  # bounds of the grid's resolution
+    pixels_per_cell: float  # of an image that the object fills
+    geometry_iterations: int
+    texture_iterations: int
+    train_resolution: int
+    texels_per_pixel: float  # side of the atlas against the longer side of the views
+    materials: Materials
+
+
+_PRESETS = {
+    "preview": _Preset(40, 6.0, 90, 40, 256, 1.0, "unlit"),
+    "standard": _Preset(64, 8 / 3, 240, 100, 1024, 2.0, "pbr"),
+    "high": _Preset(96, 2.0, 400, 300, 2048, 2.0, "pbr"),
+}
+
+_COARSEST_GRID = 12
+_DEPTH_SHARE = 0.625  # of the steps of phase 1: what is left to do where depth has carved the first shape
+
+
+def texture_resolution(longer_side: int, texels_per_pixel: float, wanted: int | None = None) -> int:
     """Side of the atlas: what is wanted, or about as many texels as six views have pixels on the object.
 
     More texels than the views can determine only hold noise. Always rounded up to a power of two, so that mip
     levels halve evenly.
     """
     if wanted is None:
-        wanted = min(max(2 * max(width, height), 256), 2048)
+        wanted = min(max(round(texels_per_pixel * longer_side), 256), 2048)
     return 1 << (wanted - 1).bit_length()
 
 
-def grid_resolution(width: int, height: int) -> int:
-    """Cubes along an axis, so that a cube spans two or three pixels of such views; within bounds."""
-    return min(max(3 * max(width, height) // 8, 32), 64)
+def grid_levels(finest: int, iterations: int, *, use_depth: bool) -> tuple[GridLevel, ...]:
+    """The grids of a run, coarse to fine; each at least half as fine as the next."""
+    if use_depth:
+        return (GridLevel(finest, iterations),)
+    resolutions = [finest]
+    while resolutions[0] >= 2 * _COARSEST_GRID:
+        resolutions.insert(0, resolutions[0] // 2)
+    share = max(1, iterations // len(resolutions))
+    return tuple(GridLevel(resolution, share) for resolution in resolutions)
 
 
-def make_config(options: NvdiffrecOptions, width: int, height: int) -> NvdiffrecConfig:
-    """The configuration for a job whose views are compared at `width` x `height` pixels."""
+def _geometry(finest: int, iterations: int, batch_size: int, *, use_depth: bool) -> GeometryConfig:
+    """Phase 1.
+
+    Depth says where the surface is. Without it the shape is found by smoothness, shading and silhouettes,
+    which work over long distances: hence the start on a coarse grid, and stronger regularisers.
+    """
+    levels = grid_levels(finest, iterations, use_depth=use_depth)
+    if use_depth:
+        return GeometryConfig(levels, batch_size)
+    return GeometryConfig(
+        levels,
+        batch_size,
+        sdf_rate=3e-3,
+        sign_weight=0.03,
+        smooth_weight=30.0,
+        crease_weight=0.1,
+        area_weight=1e-3,
+        albedo_weight=0.2,
+        unseen_albedo_weight=0.05,
+    )
+
+
+def make_config(options: NvdiffrecOptions, longer_side: int, *, has_depth: bool) -> NvdiffrecConfig:
+    """The configuration for a job.
+
+    Args:
+        options: The job's.
+        longer_side: Of the views, pixels.
+        has_depth: Whether the views have depth maps.
+    """
+    preset = _PRESETS[options.preset]
+    use_depth = has_depth and options.use_depth
+    train = min(options.train_resolution or preset.train_resolution, longer_side)
+    grid = round(min(max(train / preset.pixels_per_cell, 32), preset.finest_grid))
+    finest = options.grid_resolution or grid
+    share = _DEPTH_SHARE if use_depth else 1.0
+    iterations = options.geometry_iterations or round(share * preset.geometry_iterations)
+    batch_size = options.batch_size or 6
     return NvdiffrecConfig(
         seed=options.seed,
-        use_depth=options.use_depth,
-        geometry=GeometryConfig(
-            resolution=options.grid_resolution or grid_resolution(width, height),
-            iterations=options.geometry_iterations or 150,
-            batch_size=options.batch_size or 6,
-        ),
+        use_depth=use_depth,
+        refine_cameras=options.refine_cameras,
+        train_resolution=train,
+        geometry=_geometry(finest, iterations, batch_size, use_depth=use_depth),
         texture=TextureConfig(
-            iterations=options.texture_iterations or 100,
-            batch_size=options.batch_size or 6,
-            resolution=texture_resolution(width, height, options.texture_resolution),
+            iterations=options.texture_iterations or preset.texture_iterations,
+            batch_size=batch_size,
+            resolution=texture_resolution(train, preset.texels_per_pixel, options.texture_resolution),
         ),
+        materials=options.materials or preset.materials,
+        normal_map=bool(options.normal_map),
+        target_triangles=options.target_triangles,
     )

@@ -1,4 +1,4 @@
-"""The loop of both phases: step, decay, report."""
+"""The loop of both phases: step, decay, report, stop."""
 
 from __future__ import annotations
 
@@ -11,49 +11,117 @@ from models.base import Callback
 from models.nvdiffrec.losses import psnr
 from schemas.errors import ErrorCode, ModelError
 
-_REPORTS = 100  # messages over a phase: each waits for the device
+_REPORTS = 30  # messages over a descent: each waits for the device
+_SETTLED_REPORTS = 8  # without a gain for this long, the images are explained as well as they will be
+_SETTLED_DB = 0.02
+
+State = dict[str, Tensor]
+"""Everything that a descent needs to go on where it was, by name; on the CPU."""
 
 
-def descend(
-    optimizer: torch.optim.Optimizer,
-    step: Callable[[], tuple[Tensor, Tensor]],
-    *,
-    iterations: int,
-    final_rate: float,
-    name: str,
-    callback: Callback,
-) -> list[float]:
-    """Run an optimiser; its rates decay exponentially to `final_rate` times their start.
+class Descent:
+    """An optimiser's way down.
 
     Args:
-        optimizer: Holds the parameters.
-        step: Computes the loss and the mean squared error of the colours.
+        optimizer: Adam, with the parameters. Its learning rates decay exponentially.
         iterations: Number of steps.
-        final_rate: Share of the learning rates that is left at the end.
-        name: What is being optimised, for messages.
-        callback: Told the fraction after every step; may raise `JobCancelled`.
-
-    Returns:
-        The curve of the training PSNR, dB, at equally spaced steps.
-
-    Raises:
-        ModelError: MODEL_DIVERGED, where the error is not a number.
+        rates: Factors on the learning rates at the first step and behind the last one.
     """
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, final_rate ** (1 / iterations))
-    every = max(1, iterations // _REPORTS)
-    curve: list[float] = []
-    for done in range(1, iterations + 1):
-        loss, error = step()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if (done - 1) % every and done < iterations:
-            callback(done / iterations, "", {})
-            continue
-        curve.append(_finite_psnr(error, name))
-        callback(done / iterations, f"{name}: step {done} of {iterations}", {"psnr_db": curve[-1]})
-    return curve
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        iterations: int,
+        rates: tuple[float, float],
+    ) -> None:
+        self.done = 0
+        self.curve: list[float] = []
+        self._optimizer = optimizer
+        self._iterations = iterations
+        self._rates = rates
+        self._initial = [group["lr"] for group in optimizer.param_groups]
+
+    def run(
+        self,
+        step: Callable[[int], tuple[Tensor, Tensor]],
+        *,
+        name: str,
+        callback: Callback,
+        after: Callable[[int], None] | None = None,
+    ) -> list[float]:
+        """Take the steps that are left, fewer where the images stop improving.
+
+        Args:
+            step: Computes the loss and the mean squared error of the colours from the number of steps done,
+                and nothing else that changes: so a descent can be left and taken up again.
+            name: What is being optimised, for messages.
+            callback: Told the fraction after every step; may raise `JobCancelled`.
+            after: Called after every step with the number of steps done.
+
+        Returns:
+            The curve of the training PSNR, dB, at equally spaced steps.
+
+        Raises:
+            ModelError: MODEL_DIVERGED, where the error is not a number.
+        """
+        every = max(1, self._iterations // _REPORTS)
+        while self.done < self._iterations:
+            self._set_rates()
+            loss, error = step(self.done)
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self._optimizer.step()
+            self.done += 1
+            if self.done % every and self.done < self._iterations:
+                callback(self.done / self._iterations, "", {})
+            else:
+                self.curve.append(_finite_psnr(error, name))
+                message = f"{name}: step {self.done} of {self._iterations}"
+                callback(self.done / self._iterations, message, {"psnr_db": self.curve[-1]})
+            if after is not None:
+                after(self.done)
+            if self._settled():
+                break
+        return self.curve
+
+    def state(self) -> State:
+        """A copy of all that the next step depends on."""
+        curve = torch.tensor(self.curve, dtype=torch.float64)
+        found: State = {"done": torch.tensor(self.done), "curve": curve}
+        for index, parameter in enumerate(self._parameters()):
+            found[f"parameter/{index}"] = parameter.detach()
+            for key, value in self._optimizer.state.get(parameter, {}).items():
+                found[f"adam/{index}/{key}"] = value
+        return {name: tensor.cpu().clone() for name, tensor in found.items()}
+
+    def restore(self, state: State) -> None:
+        """Go on from a state of a descent with the same parameters."""
+        self.done = int(state["done"])
+        self.curve = state["curve"].tolist()
+        for index, parameter in enumerate(self._parameters()):
+            with torch.no_grad():
+                parameter.copy_(state[f"parameter/{index}"])
+            prefix = f"adam/{index}/"
+            self._optimizer.state[parameter] = {
+                name.removeprefix(prefix): value.to(parameter.device)
+                for name, value in state.items()
+                if name.startswith(prefix)
+            }
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
+
+    def _set_rates(self) -> None:
+        first, last = self._rates
+        factor = first * (last / first) ** (self.done / self._iterations)
+        for group, initial in zip(self._optimizer.param_groups, self._initial, strict=True):
+            group["lr"] = initial * factor
+
+    def _settled(self) -> bool:
+        if self._iterations < 2 * _REPORTS:
+            return False
+        recent, before = self.curve[-_SETTLED_REPORTS:], self.curve[:-_SETTLED_REPORTS]
+        return bool(before) and max(recent) < max(before) + _SETTLED_DB
 
 
 def _finite_psnr(error: Tensor, name: str) -> float:

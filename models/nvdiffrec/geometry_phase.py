@@ -1,143 +1,310 @@
-"""Phase 1: a signed-distance grid whose isosurface is rendered and compared with the views."""
+"""Phase 1: the isosurface of a signed-distance grid, rendered and held against the views, coarse to fine."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import Callback
-from models.geometry.flexicubes import WEIGHTS_PER_CUBE, FlexiCubes, Isosurface
-from models.geometry.mesh import Mesh, unique_edges
-from models.nvdiffrec.color_field import ColorField
-from models.nvdiffrec.config import GeometryConfig
-from models.nvdiffrec.descent import descend
+from models.base import Callback, Views
+from models.geometry.camera import Cameras
+from models.geometry.carving import Carver
+from models.geometry.flexicubes import FlexiCubes, Isosurface
+from models.geometry.mesh import Mesh, face_edges, face_normals, vertex_normals
+from models.nvdiffrec.color_field import ShadedField
+from models.nvdiffrec.config import GeometryConfig, GridLevel
+from models.nvdiffrec.descent import Descent
+from models.nvdiffrec.journal import Journal
 from models.nvdiffrec.losses import compare
-from models.nvdiffrec.regularizers import laplacian_loss, sign_loss
-from models.nvdiffrec.targets import Targets, batches
+from models.nvdiffrec.regularizers import crease_loss, laplacian_loss
+from models.nvdiffrec.sdf_grid import SdfGrid, resampled
+from models.nvdiffrec.targets import Frame, Targets, batch_of, clip_matrices, make_targets, resized
 from models.raster import RasterBackend
-from models.render import clip_positions
+from models.render import SAMPLES, Rendering, clip_positions, resolve, resolve_depth, to_image
 from schemas.errors import ErrorCode, ModelError
 
-_BORDER_DISTANCE = 1e-3  # the surface must not touch the grid's border: border vertices stay outside by this
+PHASE = 0
+"""Number of this phase in checkpoints."""
+
+SHOW_EVERY = 10
+"""Steps between two looks at the object."""
+
+_PIXELS_PER_CELL = 8  # of views at a level of the grid; more would show what the grid cannot
+
+Show = Callable[[str, Mesh, ShadedField], None]
+"""Called with the name of a step and the surface and its look after it."""
 
 
-class SdfGrid:
-    """The free parameters of phase 1: signed distances, small moves of the grid, FlexiCubes weights.
+@dataclass(frozen=True)
+class Scene:
+    """What phase 1 works on; everything on the rasterizer's device.
 
-    Args:
-        flexicubes: The extractor; fixes the grid's size.
-        sdf: Initial signed distance [(R + 1)^3], normalised frame, negative inside.
+    Attributes:
+        views: The views at the size at which they are compared.
+        carver: Signed distance to what the views leave standing.
+        frame: The normalised frame.
+        use_depth: Whether depth maps count.
     """
 
-    def __init__(self, flexicubes: FlexiCubes, sdf: Tensor) -> None:
-        device = sdf.device
-        self._flexicubes = flexicubes
-        self._positions = flexicubes.grid_positions()
-        self._border = flexicubes.border()
-        self._half_cell = 1.0 / flexicubes.resolution
-        self.sdf = sdf.clone().requires_grad_()
-        self.deform = torch.zeros(flexicubes.vertex_count, 3, device=device, requires_grad=True)
-        self.weights = torch.zeros(flexicubes.cube_count, WEIGHTS_PER_CUBE, device=device, requires_grad=True)
-        self._edges = _grid_edges(flexicubes.resolution, device)
-
-    @property
-    def distance(self) -> Tensor:
-        """Signed distances with a border that is always outside, [(R + 1)^3]."""
-        return torch.where(self._border, self.sdf.clamp(min=_BORDER_DISTANCE), self.sdf)
-
-    def surface(self, *, training: bool) -> Isosurface:
-        """The surface as it stands."""
-        moved = self._positions + torch.tanh(self.deform) * (0.99 * self._half_cell)
-        return self._flexicubes.extract(moved, self.distance, self.weights, training=training)
-
-    def sign_loss(self) -> Tensor:
-        """See `regularizers.sign_loss`; distances are in cells."""
-        return sign_loss(self.distance / (2 * self._half_cell), self._edges)
+    views: Views
+    carver: Carver
+    frame: Frame
+    use_depth: bool
 
 
-def _grid_edges(resolution: int, device: torch.device) -> Tensor:
-    """All edges of the grid, [3 R (R + 1)^2, 2]."""
-    side = resolution + 1
-    index = torch.arange(side**3, device=device).reshape(side, side, side)
-    pairs = [(index[1:], index[:-1]), (index[:, 1:], index[:, :-1]), (index[:, :, 1:], index[:, :, :-1])]
-    return torch.cat([torch.stack([a.reshape(-1), b.reshape(-1)], 1) for a, b in pairs])
+@dataclass(frozen=True)
+class Samples:
+    """What the rays of a batch of views hit, in the renderer's row order.
+
+    Attributes:
+        position: [B, N, 4] clip-space vertices.
+        rast: [B, h, w, 4] see `RasterBackend.rasterize`.
+        hit: [K] flat indices of the samples that hit the surface.
+        points, normals: [K, 3] there.
+        depth: [B, h, w, 1] z-depth.
+        covered: [B, h, w, 1] whether a sample hit the surface.
+    """
+
+    position: Tensor
+    rast: Tensor
+    hit: Tensor
+    points: Tensor
+    normals: Tensor
+    depth: Tensor
+    covered: Tensor
+
+
+def cast(
+    raster: RasterBackend, mesh: Mesh, normals: Tensor, matrices: Tensor, size: tuple[int, int]
+) -> Samples:
+    """Find what the samples of some views hit. Differentiable.
+
+    Args:
+        raster: The rasterizer.
+        mesh: The surface.
+        normals: [N, 3] of its vertices.
+        matrices: [B, 4, 4] to clip space.
+        size: Height and width, samples.
+    """
+    position = clip_positions(mesh.vertices, matrices).contiguous()  # [B, N, 4]
+    rast, _ = raster.rasterize(position, mesh.faces, size)
+    shape = torch.cat([mesh.vertices, normals], -1)
+    attributes = torch.cat([shape.expand(position.shape[0], -1, -1), position[..., 3:]], -1)
+    found, _ = raster.interpolate(attributes.contiguous(), rast, mesh.faces)
+    covered = rast[..., 3:] > 0
+    hit = torch.nonzero(covered.reshape(-1))[:, 0]  # once: each look waits for the device
+    sample = found.reshape(-1, 7)[hit]
+    normal = F.normalize(sample[:, 3:6], dim=-1)
+    return Samples(position, rast, hit, sample[:, :3], normal, found[..., 6:], covered)
+
+
+def composed(raster: RasterBackend, mesh: Mesh, samples: Samples, color: Tensor) -> Tensor:
+    """The image [B, h, w, 4], premultiplied colour and coverage, antialiased; `color` [K, 3] of the hits."""
+    image = color.new_zeros(samples.covered.numel(), 4)
+    image = image.index_copy(0, samples.hit, torch.cat([color, torch.ones_like(color[:, :1])], -1))
+    image = image.reshape(*samples.rast.shape[:3], 4)
+    return raster.antialias(image, samples.rast, samples.position, mesh.faces)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What phase 1 found, in the normalised frame.
+
+    Attributes:
+        mesh: The extracted surface.
+        field: The look of every point.
+        curve: The training PSNR, dB.
+    """
+
+    mesh: Mesh
+    field: ShadedField
+    curve: list[float]
 
 
 def optimize_geometry(
     raster: RasterBackend,
-    targets: Targets,
-    sdf: Tensor,
+    scene: Scene,
     config: GeometryConfig,
-    generator: torch.Generator,
+    seed: int,
     callback: Callback,
-) -> tuple[Mesh, ColorField, list[float]]:
+    journal: Journal,
+    show: Show | None = None,
+) -> Shape:
     """Fit a surface and a colour field to the views.
 
     Args:
-        raster: The rasterizer; `targets` and `sdf` are on its device.
-        targets: The views in the normalised frame.
-        sdf: Initial signed distance [(R + 1)^3].
+        raster: The rasterizer.
+        scene: What to fit.
         config: Hyper-parameters.
-        generator: CPU generator of every random number.
+        seed: Of every random number.
         callback: Told the fraction of this phase; may raise `JobCancelled`.
-
-    Returns:
-        The extracted mesh (normalised frame), the colour field, and the curve of the training PSNR in dB.
+        journal: Keeps checkpoints and knows where to go on.
+        show: Shown the surface every few steps.
 
     Raises:
         ModelError: MODEL_DIVERGED, where the surface vanishes or the loss is not finite.
     """
-    grid = SdfGrid(FlexiCubes(config.resolution, sdf.device), sdf)
-    field = ColorField(generator=generator).to(sdf.device)
-    optimizer = torch.optim.Adam(
-        [
-            {"params": [grid.sdf], "lr": config.sdf_rate},
-            {"params": [grid.deform], "lr": config.deform_rate},
-            {"params": [grid.weights], "lr": config.weight_rate},
-            {"params": list(field.parameters()), "lr": config.color_rate},
-        ],
-        fused=True,
-    )
-    source = batches(targets, config.batch_size, generator)
-
-    def step() -> tuple[Tensor, Tensor]:
-        surface = _nonempty(grid.surface(training=True))
-        loss, error = _render_loss(raster, surface, field, next(source), config)
-        loss = loss + config.deviation_weight * surface.deviation
-        loss = loss + config.smooth_weight * laplacian_loss(surface.vertices, unique_edges(surface.faces))
-        return loss + config.sign_weight * grid.sign_loss(), error
-
-    curve = descend(
-        optimizer,
-        step,
-        iterations=config.iterations,
-        final_rate=config.final_rate,
-        name="shape",
-        callback=callback,
-    )
+    field = ShadedField(torch.Generator().manual_seed(seed)).to(raster.device)
+    total, done = sum(level.iterations for level in config.levels), 0
+    sdf: Tensor | None = None
+    curve: list[float] = []
+    for number, level in enumerate(config.levels):
+        share = (done / total, (done + level.iterations) / total)
+        done += level.iterations
+        if journal.passed(PHASE, number):
+            continue
+        state = journal.resumed(PHASE, number)
+        extractor = FlexiCubes(level.resolution, raster.device)
+        if state is not None:
+            sdf, curve = torch.zeros(extractor.vertex_count, device=raster.device), state["before"].tolist()
+        else:
+            sdf = _carved(scene, extractor) if sdf is None else resampled(sdf, level.resolution)
+        grid = SdfGrid(extractor, sdf)
+        descent = _descent(grid, field, level, config, share)
+        if state is not None:
+            descent.restore(state)
+        name = f"shape on a grid of {level.resolution}"
+        before = {"before": torch.tensor(curve, dtype=torch.float64)}
+        curve = curve + descent.run(
+            _Step(raster, grid, field, _level_targets(scene, level), config, seed),
+            name=name,
+            callback=_within(callback, share),
+            after=_after(journal.writer(descent, PHASE, number, before), name, grid, field, show),
+        )
+        sdf = grid.distance.detach()
     with torch.no_grad():
         surface = _nonempty(grid.surface(training=False))
-    return Mesh(surface.vertices, surface.faces), field, curve
+    return Shape(Mesh(surface.vertices, surface.faces), field, curve)
+
+
+def _after(
+    write: Callable[[int], None] | None, name: str, grid: SdfGrid, field: ShadedField, show: Show | None
+) -> Callable[[int], None]:
+    def after(done: int) -> None:
+        if write is not None:
+            write(done)
+        if show is not None and done % SHOW_EVERY == 0:
+            with torch.no_grad():
+                surface = grid.surface(training=False)
+                show(f"{name}: step {done}", Mesh(surface.vertices, surface.faces), field)
+
+    return after
+
+
+@torch.no_grad()
+def render_field(
+    raster: RasterBackend, mesh: Mesh, field: ShadedField, cameras: Cameras, samples: int = SAMPLES
+) -> Rendering:
+    """Render a surface in the colours of a field, as `models.render.render_textured` does with textures.
+
+    Args:
+        raster: The rasterizer.
+        mesh, field: What phase 1 has made of the object.
+        cameras: In the normalised frame.
+        samples: Samples along each side of a pixel.
+    """
+    size = (cameras.height * samples, cameras.width * samples)
+    normals = vertex_normals(mesh.vertices, mesh.faces)
+    found = cast(raster, mesh, normals, clip_matrices(cameras), size)
+    image = composed(raster, mesh, found, field(found.points, found.normals).clamp(0, 1))
+    pixels = resolve(image, samples)
+    return Rendering(
+        color=to_image(pixels[..., :3]),
+        alpha=to_image(pixels[..., 3]),
+        depth=to_image(resolve_depth(found.depth, found.covered.float(), samples)[0]),
+    )
+
+
+def _carved(scene: Scene, extractor: FlexiCubes) -> Tensor:
+    return scene.carver(scene.frame.to_world(extractor.grid_positions())) / scene.frame.scale
+
+
+def _level_targets(scene: Scene, level: GridLevel) -> Targets:
+    views = resized(scene.views, _PIXELS_PER_CELL * level.resolution)
+    return make_targets(views, scene.frame, cell=2 / level.resolution, use_depth=scene.use_depth)
+
+
+def _descent(
+    grid: SdfGrid, field: ShadedField, level: GridLevel, config: GeometryConfig, share: tuple[float, float]
+) -> Descent:
+    colors = {"params": list(field.parameters()), "lr": config.color_rate}
+    optimizer = torch.optim.Adam([*grid.parameters(config), colors], fused=True)
+    first, last = share
+    return Descent(optimizer, level.iterations, (config.final_rate**first, config.final_rate**last))
+
+
+def _within(callback: Callback, share: tuple[float, float]) -> Callback:
+    first, last = share
+
+    def report(fraction: float, message: str, metrics: dict[str, float]) -> None:
+        callback(first + (last - first) * fraction, message, metrics)
+
+    return report
+
+
+class _Step:
+    """Loss of one step, as `Descent.run` wants it."""
+
+    def __init__(
+        self,
+        raster: RasterBackend,
+        grid: SdfGrid,
+        field: ShadedField,
+        targets: Targets,
+        config: GeometryConfig,
+        seed: int,
+    ) -> None:
+        self._raster, self._grid, self._field = raster, grid, field
+        self._targets, self._config, self._seed = targets, config, seed
+
+    def __call__(self, done: int) -> tuple[Tensor, Tensor]:
+        config = self._config
+        targets = batch_of(self._targets, config.batch_size, done, self._seed)
+        surface = _nonempty(self._grid.surface(training=True))
+        mesh = Mesh(surface.vertices, surface.faces)
+        normals = vertex_normals(mesh.vertices, mesh.faces)
+        samples = cast(self._raster, mesh, normals, targets.clip_from_world, targets.sample_size)
+        albedo, unevenness = self._albedo(mesh, samples.points, done)
+        color = albedo * self._field.brightness(samples.normals)
+        image = composed(self._raster, mesh, samples, color)
+        loss, error = compare(image, samples.depth, samples.covered, targets, config.images)
+        loss = loss + config.deviation_weight * surface.deviation
+        loss = loss + config.sign_weight * self._grid.sign_loss()
+        return loss + _shape_loss(mesh, normals, config) + unevenness, error
+
+    def _albedo(self, mesh: Mesh, points: Tensor, done: int) -> tuple[Tensor, Tensor]:
+        """Albedo [K, 3] of `points` [K, 3], and how much it changes over a short random way.
+
+        Paint is even where nothing denies it, also where no view sees it.
+        """
+        config = self._config
+        seen, anywhere = points.detach()[::4], mesh.vertices.detach()
+        places = torch.cat([seen, anywhere])
+        chance = torch.Generator(points.device).manual_seed(self._seed * 1_000_003 + done)
+        way = torch.empty_like(places).normal_(0, config.albedo_distance, generator=chance)
+        # One look into the field for all: on a GPU this loop waits for launches, not for their work.
+        found = self._field.albedo(torch.cat([points, places, places + way]))
+        albedo, here, there = found.split([len(points), len(places), len(places)])
+        change = (here - there).abs().sum(-1)
+        loss = config.albedo_weight * change[: len(seen)].mean()
+        return albedo, loss + config.unseen_albedo_weight * change[len(seen) :].mean()
+
+
+def _shape_loss(mesh: Mesh, normals: Tensor, config: GeometryConfig) -> Tensor:
+    edges = face_edges(mesh.faces)
+    loss = config.smooth_weight * laplacian_loss(mesh.vertices, edges)
+    if config.crease_weight > 0:
+        loss = loss + config.crease_weight * crease_loss(normals, edges)
+    if config.area_weight > 0:
+        area = torch.linalg.vector_norm(face_normals(mesh.vertices, mesh.faces), dim=-1).sum() / 2
+        loss = loss + config.area_weight * area
+    return loss
 
 
 def _nonempty(surface: Isosurface) -> Isosurface:
     if surface.faces.shape[0] == 0:
         raise ModelError(ErrorCode.MODEL_DIVERGED, "The surface vanished during the optimisation.")
     return surface
-
-
-def _render_loss(
-    raster: RasterBackend, surface: Isosurface, field: ColorField, targets: Targets, config: GeometryConfig
-) -> tuple[Tensor, Tensor]:
-    """Loss of one batch and the mean squared error of its premultiplied colours."""
-    position = clip_positions(surface.vertices, targets.clip_from_world).contiguous()  # [B, N, 4]
-    rast, _ = raster.rasterize(position, surface.faces, targets.sample_size)
-    world = surface.vertices.expand(len(targets), -1, -1)
-    attributes = torch.cat([world, position[..., 3:]], -1).contiguous()  # point, z-depth
-    found, _ = raster.interpolate(attributes, rast, surface.faces)
-    covered = rast[..., 3] > 0
-    color = field(found[..., :3][covered])
-    image = color.new_zeros(*rast.shape[:3], 4)
-    image[covered] = torch.cat([color, torch.ones_like(color[:, :1])], -1)
-    image = raster.antialias(image, rast, position, surface.faces)
-    return compare(image, found[..., 3:], covered[..., None], targets, config.images)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.geometry.atlas import bake
-from models.geometry.mesh import Mesh, TexturedMesh, vertex_normals
+from models.geometry.mesh import TexturedMesh, vertex_normals
 from models.geometry.tangents import vertex_tangents
 from models.nvdiffrec.config import TextureConfig
 from models.nvdiffrec.light_fit import fit_light
@@ -218,8 +218,9 @@ def _separated(
 ) -> tuple[Tensor, Tensor]:
     """A light [He, We, 3] and the linear albedo [S, S, 3] that under it has the mesh's colours."""
     size = mesh.base_color.shape[0]
-    shape = Mesh(normals, mesh.faces)  # texels are filled with a function of what stands for positions
-    texel_normals = bake(raster, shape, mesh.uvs, mesh.uv_faces, size, lambda n: F.normalize(n, dim=-1))
+    texel_normals = bake(
+        raster, normals, mesh.faces, mesh.uvs, mesh.uv_faces, size, lambda n: F.normalize(n, dim=-1)
+    )
     color = srgb_to_linear(mesh.base_color)
     brightness = color @ color.new_tensor(_LUMINANCE)
     radiance = fit_light(texel_normals.reshape(-1, 3), brightness.reshape(-1), config.light_height)

@@ -5,27 +5,37 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from models.base import Callback, Reconstruction, Views
+from models.base import Callback, Checkpoints, Reconstruction, Snapshot, Views
 from models.geometry.atlas import bake, unwrap
+from models.geometry.camera import Cameras
 from models.geometry.carving import Carver, object_bounds
-from models.geometry.cleaning import remove_floaters
-from models.geometry.flexicubes import FlexiCubes
-from models.geometry.mesh import TexturedMesh
+from models.geometry.cleaning import clean
+from models.geometry.decimation import decimate
+from models.geometry.depth_maps import clean_depths
+from models.geometry.mesh import Mesh, TexturedMesh, face_edges, vertex_normals
+from models.nvdiffrec import texture_phase
+from models.nvdiffrec.color_field import ShadedField
 from models.nvdiffrec.config import NvdiffrecConfig, make_config
-from models.nvdiffrec.geometry_phase import optimize_geometry
-from models.nvdiffrec.targets import make_targets
-from models.nvdiffrec.texture_phase import optimize_texture
+from models.nvdiffrec.geometry_phase import Scene, Shape, optimize_geometry, render_field
+from models.nvdiffrec.geometry_phase import Show as ShowShape
+from models.nvdiffrec.journal import Journal, fingerprint
+from models.nvdiffrec.registration import Registered, register
+from models.nvdiffrec.targets import Frame, Targets, make_targets, resized
+from models.nvdiffrec.unseen import continued, seen_vertices
 from models.raster import RasterBackend, make_backend
+from models.render import Rendering, render_textured
 from schemas.errors import ErrorCode, InvalidJob
 from schemas.options import NvdiffrecOptions, Options
 
 LOGGER = logging.getLogger(__name__)
 
-_LONGEST_SIDE = 1024  # pixels at which views are compared unless the job asks for more
+_REGISTERED = 0.02
 _CARVED = 0.03  # fractions of the whole at which the steps end
 _SHAPED = 0.65
 _UNWRAPPED = 0.72
@@ -46,7 +56,15 @@ class Nvdiffrec:
     def load(self) -> None:
         """Nothing to load: kernels compile at their first use and stay cached."""
 
-    def reconstruct(self, views: Views, options: Options, callback: Callback) -> Reconstruction:
+    def reconstruct(
+        self,
+        views: Views,
+        options: Options,
+        callback: Callback,
+        *,
+        snapshot: Snapshot | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> Reconstruction:
         """See `models.base.Reconstructor.reconstruct`.
 
         Raises:
@@ -56,10 +74,12 @@ class Nvdiffrec:
         if not isinstance(options, NvdiffrecOptions):
             raise TypeError(f"nvdiffrec needs NvdiffrecOptions, got {type(options).__name__}")
         raster = _rasterizer(options, self._device)
-        views = resized(views, options.train_resolution).to(self._device)
-        config = make_config(options, views.cameras.width, views.cameras.height)
+        longer_side = max(views.cameras.width, views.cameras.height)
+        config = make_config(options, longer_side, has_depth=views.depths is not None)
+        journal = Journal(checkpoints, fingerprint(views, config) if checkpoints else None)
+        views = resized(views, config.train_resolution).to(self._device)
         with _deterministic(self._device):
-            return _reconstruct(raster, views, config, callback)
+            return _reconstruct(raster, views, config, callback, journal, snapshot)
 
 
 def _rasterizer(options: NvdiffrecOptions, device: torch.device) -> RasterBackend:
@@ -74,45 +94,141 @@ def _rasterizer(options: NvdiffrecOptions, device: torch.device) -> RasterBacken
 
 
 def _reconstruct(
-    raster: RasterBackend, views: Views, config: NvdiffrecConfig, callback: Callback
+    raster: RasterBackend,
+    views: Views,
+    config: NvdiffrecConfig,
+    callback: Callback,
+    journal: Journal,
+    snapshot: Snapshot | None = None,
 ) -> Reconstruction:
-    generator = torch.Generator().manual_seed(config.seed)
-    carver = Carver(views, use_depth=config.use_depth)
-    center, scale = object_bounds(views, carver)
-    grid = FlexiCubes(config.geometry.resolution, raster.device).grid_positions()
-    sdf = carver(grid * scale + center) / scale
-    cell = 2 / config.geometry.resolution
-    targets = make_targets(views, center, scale, cell=cell, use_depth=config.use_depth)
-    callback(_CARVED, "first shape carved from masks and depth", {})
-
-    mesh, field, shape_curve = optimize_geometry(
-        raster, targets, sdf, config.geometry, generator, _part(callback, _CARVED, _SHAPED)
-    )
-    mesh = remove_floaters(mesh)
-    LOGGER.info("shape: %d vertices, %d triangles", mesh.vertices.shape[0], mesh.faces.shape[0])
-    callback(_SHAPED, f"cutting {mesh.faces.shape[0]} triangles into a texture atlas", {})
-    uvs, uv_faces = unwrap(mesh, config.texture.resolution)
-    with torch.no_grad():
-        texture = bake(raster, mesh, uvs, uv_faces, config.texture.resolution, field)
-    callback(_UNWRAPPED, "texture initialised from the colour field", {})
-
-    vertices, texture, texture_curve = optimize_texture(
+    callback(0.0, "registration", {})
+    registered = _registered(views, config)
+    callback(_REGISTERED, "first shape", {})
+    scene = _scene(registered.views, config)
+    curves: dict[str, list[float]] = {}
+    state = journal.resumed(texture_phase.PHASE)
+    if state is not None:
+        start = texture_phase.unpack(state, raster.device)
+    else:
+        shape = optimize_geometry(
+            raster,
+            scene,
+            config.geometry,
+            config.seed,
+            _part(callback, _CARVED, _SHAPED),
+            journal,
+            _shape_shown(raster, scene.frame, snapshot),
+        )
+        curves["geometry/psnr_db"] = shape.curve
+        callback(_SHAPED, "atlas", {})
+        start = _unwrapped(raster, scene, shape, config)
+    targets = _final_targets(scene, start)
+    callback(_UNWRAPPED, "texture", {})
+    textured, curves["texture/psnr_db"] = texture_phase.optimize_appearance(
         raster,
         targets,
-        mesh,
-        uvs,
-        uv_faces,
-        texture,
+        start,
         config.texture,
-        generator,
+        config.seed,
         _part(callback, _UNWRAPPED, 1.0),
+        journal,
+        _texture_shown(raster, scene.frame, snapshot),
+        materials=config.materials,
+        normal_map=config.normal_map,
     )
     return Reconstruction(
-        mesh=TexturedMesh(vertices * scale + center, mesh.faces, uvs, uv_faces, texture),
+        mesh=_in_world(textured, scene.frame),
         raster=raster.name,
-        curves={"geometry/psnr_db": shape_curve, "texture/psnr_db": texture_curve},
-        extra={"grid_cell": cell * scale, "samples_per_pixel": targets.samples**2},
+        curves=curves,
+        extra={
+            "grid_cell": 2 / config.geometry.levels[-1].resolution * scene.frame.scale,
+            "samples_per_pixel": targets.samples**2,
+            **registered.figures(),
+        },
+        cameras=registered.views.cameras if registered.corrected else None,
     )
+
+
+def _unwrapped(raster: RasterBackend, scene: Scene, shape: Shape, config: NvdiffrecConfig) -> TexturedMesh:
+    """The finished topology with an atlas and its first colours."""
+    eyes = scene.views.cameras.normalized(scene.frame.center, scene.frame.scale).positions
+    mesh = decimate(clean(shape.mesh, eyes), config.target_triangles)
+    LOGGER.info("shape: %d vertices, %d triangles", mesh.vertices.shape[0], mesh.faces.shape[0])
+    resolution = config.texture.resolution
+    uvs, uv_faces = unwrap(mesh, resolution)
+    blank = mesh.vertices.new_zeros(resolution, resolution, 3)
+    start = TexturedMesh(mesh.vertices, mesh.faces, uvs, uv_faces, blank)
+    return replace(start, base_color=_first_texture(raster, start, shape.field, _final_targets(scene, start)))
+
+
+def _final_targets(scene: Scene, mesh: TexturedMesh) -> Targets:
+    first, second = mesh.vertices[face_edges(mesh.faces)].unbind(1)
+    edge = float(torch.linalg.vector_norm(first - second, dim=-1).mean())
+    return make_targets(scene.views, scene.frame, cell=edge, use_depth=scene.use_depth)
+
+
+def _in_world(mesh: TexturedMesh, frame: Frame) -> TexturedMesh:
+    return replace(mesh, vertices=frame.to_world(mesh.vertices))
+
+
+def _shape_shown(raster: RasterBackend, frame: Frame, snapshot: Snapshot | None) -> ShowShape | None:
+    if snapshot is None:
+        return None
+
+    def show(step: str, mesh: Mesh, field: ShadedField) -> None:
+        def render(cameras: Cameras) -> Rendering:
+            shown = render_field(raster, mesh, field, cameras.normalized(frame.center, frame.scale))
+            return replace(shown, depth=shown.depth * frame.scale)
+
+        snapshot(step, render)
+
+    return show
+
+
+def _texture_shown(
+    raster: RasterBackend, frame: Frame, snapshot: Snapshot | None
+) -> texture_phase.Show | None:
+    if snapshot is None:
+        return None
+
+    def show(step: str, mesh: TexturedMesh) -> None:
+        snapshot(step, lambda cameras: render_textured(raster, _in_world(mesh, frame), cameras))
+
+    return show
+
+
+def _registered(views: Views, config: NvdiffrecConfig) -> Registered:
+    """The views with depth maps cleaned, and with cameras and depth that agree."""
+    if not config.use_depth or views.depths is None:
+        return register(replace(views, depths=None), refine=config.refine_cameras, seed=config.seed)
+    depths = clean_depths(views.depths, views.masks, views.cameras)
+    return register(replace(views, depths=depths), refine=config.refine_cameras, seed=config.seed)
+
+
+def _scene(views: Views, config: NvdiffrecConfig) -> Scene:
+    carver = Carver(views, use_depth=config.use_depth)
+    center, scale = object_bounds(views, carver)
+    return Scene(views, carver, Frame(center, scale), config.use_depth)
+
+
+@torch.no_grad()
+def _first_texture(
+    raster: RasterBackend, start: TexturedMesh, field: ShadedField, targets: Targets
+) -> Tensor:
+    """The field's colours as a texture [S, S, 3]; what no view sees continues the paint around it."""
+    mesh = Mesh(start.vertices, start.faces)
+    seen = seen_vertices(raster, mesh, targets.clip_from_world, targets.sample_size)
+    albedo = continued(mesh, field.albedo(mesh.vertices), seen)
+    normals = vertex_normals(mesh.vertices, mesh.faces)
+    corners = torch.cat([mesh.vertices, normals, albedo, seen[:, None].to(albedo.dtype)], -1)
+
+    def color(texel: Tensor) -> Tensor:
+        point, normal, painted, share = texel.split([3, 3, 3, 1], -1)
+        own = torch.lerp(painted, field.albedo(point), share)
+        return (own * field.brightness(F.normalize(normal, dim=-1))).clamp(0, 1)
+
+    resolution = start.base_color.shape[0]
+    return bake(raster, corners, mesh.faces, start.uvs, start.uv_faces, resolution, color)
 
 
 def _part(callback: Callback, start: float, end: float) -> Callback:
@@ -122,27 +238,6 @@ def _part(callback: Callback, start: float, end: float) -> Callback:
         callback(start + (end - start) * fraction, message, metrics)
 
     return report
-
-
-def resized(views: Views, longer_side: int | None) -> Views:
-    """The views at another size; never enlarged."""
-    cameras = views.cameras
-    longer_side = longer_side or _LONGEST_SIDE
-    if longer_side >= max(cameras.width, cameras.height):
-        return views
-    factor = longer_side / max(cameras.width, cameras.height)
-    size = (max(1, round(cameras.height * factor)), max(1, round(cameras.width * factor)))
-
-    def area(image: torch.Tensor) -> torch.Tensor:  # [V, H, W, C]
-        return F.interpolate(image.permute(0, 3, 1, 2), size, mode="area").permute(0, 2, 3, 1)
-
-    masks = area(views.masks[..., None])[..., 0]
-    # Colours are averaged premultiplied, or the background would bleed over the silhouette.
-    images = area(views.images * views.masks[..., None]) / masks[..., None].clamp(min=1e-6)
-    depths = None
-    if views.depths is not None:
-        depths = F.interpolate(views.depths[:, None], size, mode="nearest-exact")[:, 0]
-    return Views(views.names, images, masks, depths, cameras.resized(size[1], size[0]))
 
 
 @contextmanager

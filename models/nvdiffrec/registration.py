@@ -1,7 +1,8 @@
 """Make noisy cameras and depth maps agree before anything is carved from them.
 
 The views' poses, one factor on the focal lengths and a factor on each view's depth are found by robust
-least squares (Gauss-Newton, coarse to fine) on the residuals of `models.nvdiffrec.agreement`. Exact input
+least squares (Gauss-Newton, coarse to fine) on the residuals of `models.nvdiffrec.agreement` (with depth) or
+`models.nvdiffrec.coherence` (without). Exact input
 stays as it is: corrections are taken over only where the views agree clearly better with them.
 """
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from models.base import Views
 from models.geometry.camera import Cameras
+from models.geometry.carving import object_frame
 from models.geometry.similarity import fit_similarity
 from models.nvdiffrec.agreement import (
     DEPTH_SIGMA,
@@ -25,8 +27,10 @@ from models.nvdiffrec.agreement import (
     Poses,
     Rows,
     agreement,
+    apply_rotation,
     mean_square,
 )
+from models.nvdiffrec.coherence import coherence
 
 _SIDES = (64, 128)  # longer sides of the images at which views are compared, pixels
 _POINTS = (400, 800)  # points of a view that are held against its partners
@@ -40,6 +44,8 @@ _FOCAL = 0.03  # of the logarithm of the focal length,
 _SCALE = 0.2  # and of that of a depth map's unit
 _INDEPENDENT = 0.05  # share of residuals that count: neighbours err together
 
+_INDEPENDENT_RAYS = 0.2  # the same of the silhouettes' rays
+_COHERENT = 0.15  # silhouettes of exact cameras disagree by less than this, pixels of the last level
 _CONSISTENT = 0.4  # views of exact cameras and depth disagree by less than this, pixels of the last level
 _BETTER = 1.4  # corrections must lower the disagreement by this factor
 _SHIFT = 0.0028  # corrections that move the object's image by less than this share of its side are noise
@@ -96,14 +102,15 @@ def register(views: Views, *, refine: Literal["auto", "on", "off"], seed: int = 
             depth are estimated in any case.
         seed: Chooses the points that are compared.
 
+    Without any depth silhouettes alone decide, and find the larger part of the cameras' errors.
+
     Returns:
         The views as they agree best. The corrections leave the views' common frame where it is.
     """
-    if views.depths is None or not bool((views.depths > 0).any()):
-        return Registered(views, torch.ones(len(views), device=views.masks.device))
-    problem = _Problem(views, seed)
+    measured = views.depths is not None and bool((views.depths > 0).any())
+    problem = _Problem(views, seed) if measured else _Silhouettes(views, seed)
     before = problem.disagreement(problem.start)
-    if before < _CONSISTENT and refine != "on":
+    if before < problem.consistent and refine != "on":
         return problem.result(problem.start, before, inconsistent=False, shift=0.0)
     scaled = problem.depth_scales()
     if refine == "off":
@@ -111,13 +118,16 @@ def register(views: Views, *, refine: Literal["auto", "on", "off"], seed: int = 
     moved = problem.poses(scaled)
     shift = problem.shift(moved)
     improved = problem.disagreement(scaled) > _BETTER * problem.disagreement(moved)
-    inconsistent = before >= _CONSISTENT and improved and shift > _SHIFT
+    inconsistent = before >= problem.consistent and improved and shift > _SHIFT
     chosen = moved if refine == "on" or inconsistent else scaled
     return problem.result(chosen, before, inconsistent=inconsistent, shift=shift)
 
 
 class _Problem:
-    """The views at all levels, and what is to be found."""
+    """The views at all levels, and what is to be found; some have depth."""
+
+    consistent = _CONSISTENT
+    gates: tuple[tuple[float, ...], ...] = _GATES
 
     def __init__(self, views: Views, seed: int) -> None:
         self.views = views
@@ -131,10 +141,16 @@ class _Problem:
         zero = torch.zeros(len(views), dtype=torch.float64, device=views.masks.device)
         pose = views.cameras.camera_to_world.double()
         start = Poses(pose, zero, zero.new_zeros(()), zero.new_zeros(3))
+        center, self.half = self._frame(start)
+        self.start = replace(start, center=center)
+        self.distance = torch.linalg.vector_norm(pose[:, :3, 3] - center, dim=1)  # [V]
+
+    def _frame(self, start: Poses) -> tuple[Tensor, float]:
+        """Where the object is, and how large."""
         level = self.levels[0]
         world, _, _ = level.world(start, level.chosen)
-        self.start = replace(start, center=world.median(0).values)
-        self.distance = torch.linalg.vector_norm(pose[:, :3, 3] - self.start.center, dim=1)  # [V]
+        center = world.median(0).values
+        return center, float((world - center).abs().quantile(0.99))
 
     def depth_scales(self) -> Poses:
         """Factors on depth alone; poses stay."""
@@ -174,8 +190,8 @@ class _Problem:
         """Gauss-Newton over `levels`; corrections are counted from `poses`."""
         total = torch.zeros_like(sigma)
         for level in levels:
-            for gate in _GATES[self.levels.index(level)]:
-                normal, right = _normal_equations(agreement(level, poses, gate), len(self.views))
+            for gate in self.gates[self.levels.index(level)]:
+                normal, right = _normal_equations(self._rows(level, poses, gate), len(self.views))
                 normal = _INDEPENDENT * normal + torch.diag(sigma**-2)
                 right = _INDEPENDENT * right + total / sigma**2
                 step = torch.zeros_like(sigma)
@@ -184,25 +200,32 @@ class _Problem:
                 poses = poses.moved(step, cameras=bool(free[0]))
         return poses
 
+    def _rows(self, level: Level, poses: Poses, gate: float) -> list[Rows]:
+        return agreement(level, poses, gate)
+
+    def _points(self, poses: Poses) -> tuple[Tensor, Tensor]:
+        """Points of the object [M, 3] seen from the given cameras, and the views that see them [M]."""
+        level = self.levels[-1]
+        given = replace(self.start, log_scale=poses.log_scale)
+        return level.world(given, level.chosen)[0], level.chosen[:, 0]
+
     def shift(self, poses: Poses) -> float:
         """How far the object's image moves from the given cameras to `poses`, as a share of the longer side.
 
         What a similarity of the whole would do is left out: it changes no image.
         """
         level = self.levels[-1]
-        view = level.chosen[:, 0]
-        given = replace(self.start, log_scale=poses.log_scale)
-        before, _, _ = level.world(given, level.chosen)
-        after, _, _ = level.world(poses, level.chosen)
+        before, view = self._points(poses)
+        motion = poses.camera_to_world @ torch.linalg.inv(self.start.camera_to_world)
+        after = apply_rotation(motion[view], before) + motion[view, :3, 3]
         scale, rotation, translation = fit_similarity(after, before)
         aligned = scale * after @ rotation.T + translation
-        moved = level.project(given, view, aligned)[0] - level.project(given, view, before)[0]
+        moved = level.project(self.start, view, aligned)[0] - level.project(self.start, view, before)[0]
         return float(moved.square().sum(1).mean().sqrt()) / max(level.width, level.height)
 
     def result(self, poses: Poses, before: float, *, inconsistent: bool, shift: float) -> Registered:
         """The views at `poses`; lengths in pixels of the last level and in shares of the side."""
-        assert self.views.depths is not None
-        cameras = self.views.cameras
+        cameras, depths = self.views.cameras, self.views.depths
         corrected = poses.camera_to_world is not self.start.camera_to_world
         scale, focal = poses.log_scale.exp().float(), float(poses.log_focal.exp())
         if corrected:
@@ -212,7 +235,11 @@ class _Problem:
         side = max(cameras.width, cameras.height)
         pixel = side / max(self.levels[-1].width, self.levels[-1].height)
         return Registered(
-            replace(self.views, cameras=cameras, depths=self.views.depths * scale[:, None, None]),
+            replace(
+                self.views,
+                cameras=cameras,
+                depths=None if depths is None else depths * scale[:, None, None],
+            ),
             depth_scale=scale,
             focal_factor=focal,
             before_px=before * pixel,
@@ -221,6 +248,34 @@ class _Problem:
             inconsistent=inconsistent,
             corrected=corrected,
         )
+
+
+class _Silhouettes(_Problem):
+    """The same without any depth: silhouettes alone, which leave more of the cameras open."""
+
+    consistent = _COHERENT
+    gates = (10 * (6.0,), 10 * (6.0,))
+
+    def _frame(self, start: Poses) -> tuple[Tensor, float]:
+        center, half = object_frame(self.views)
+        return center.double(), half
+
+    def depth_scales(self) -> Poses:
+        """There is nothing to scale."""
+        return self.start
+
+    def disagreement(self, poses: Poses) -> float:
+        """Root mean square distance of the silhouettes' rays from other masks, pixels of the last level."""
+        outside = coherence(self.levels[-1], poses, self.half, _JUDGED).outside
+        return float(outside.clamp(max=5.0).square().mean().sqrt())
+
+    def _rows(self, level: Level, poses: Poses, gate: float) -> list[Rows]:
+        rows = coherence(level, poses, self.half, gate).rows
+        return [replace(rows, weight=rows.weight * (_INDEPENDENT_RAYS / _INDEPENDENT))]
+
+    def _points(self, poses: Poses) -> tuple[Tensor, Tensor]:
+        found = coherence(self.levels[-1], self.start, self.half, _JUDGED)
+        return found.points, found.owner
 
 
 def _partners(cameras: Cameras) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from models.base import Views
 from models.geometry.camera import Cameras
+from models.geometry.depth_maps import resize_depths
 from models.raster.checks import MAX_SIDE
 from models.render import SAMPLES, to_image
 
@@ -56,22 +56,37 @@ class Targets:
         )
 
 
-def make_targets(views: Views, center: Tensor, scale: float, *, cell: float, use_depth: bool) -> Targets:
-    """Bring views into the normalised frame `x' = (x - center) / scale`.
+@dataclass(frozen=True)
+class Frame:
+    """The normalised frame `x' = (x - center) / scale`, in which the object fills [-1, 1].
+
+    Attributes:
+        center: [3] world units.
+        scale: World units.
+    """
+
+    center: Tensor
+    scale: float
+
+    def to_world(self, points: Tensor) -> Tensor:
+        """World positions of normalised `points` [..., 3]."""
+        return points * self.scale + self.center
+
+
+def make_targets(views: Views, frame: Frame, *, cell: float, use_depth: bool) -> Targets:
+    """Bring views into the normalised frame.
 
     Args:
         views: The views.
-        center, scale: The frame.
+        frame: The frame.
         cell: Side of a grid cell in the normalised frame; decides the samples a pixel needs.
         use_depth: Whether depth maps count.
     """
-    cameras = views.cameras.normalized(center, scale)
+    cameras = views.cameras.normalized(frame.center, frame.scale)
     distance = torch.linalg.vector_norm(cameras.positions, dim=-1)
-    radius = 3**0.5  # of the cube [-1, 1]^3
-    near = max(float(distance.min()) - radius, 0.01 * radius)
     depth = torch.zeros_like(views.masks)
     if use_depth and views.depths is not None:
-        depth = views.depths / scale
+        depth = views.depths / frame.scale
     alpha = to_image(views.masks)
     depth = to_image(depth)
     return Targets(
@@ -79,9 +94,17 @@ def make_targets(views: Views, center: Tensor, scale: float, *, cell: float, use
         alpha=alpha.contiguous(),
         depth=depth.contiguous(),
         depth_weight=_trusted(depth, alpha),
-        clip_from_world=cameras.clip_from_world(near, float(distance.max()) + radius),
+        clip_from_world=clip_matrices(cameras),
         samples=_samples(cell, cameras, float(distance.median())),
     )
+
+
+def clip_matrices(cameras: Cameras) -> Tensor:
+    """Matrices [V, 4, 4] to clip space of normalised cameras; near and far planes hold the whole grid."""
+    distance = torch.linalg.vector_norm(cameras.positions, dim=-1)
+    radius = 3**0.5  # of the cube [-1, 1]^3
+    near = max(float(distance.min()) - radius, 0.01 * radius)
+    return cameras.clip_from_world(near, float(distance.max()) + radius)
 
 
 def _samples(cell: float, cameras: Cameras, distance: float) -> int:
@@ -98,15 +121,40 @@ def _trusted(depth: Tensor, alpha: Tensor) -> Tensor:
     return -F.max_pool2d(-measured[:, None], 3, stride=1, padding=1)[:, 0]
 
 
-def batches(targets: Targets, size: int, generator: torch.Generator) -> Iterator[Targets]:
-    """Endless batches of at most `size` views, in rounds: each view comes once before a new round begins."""
+def batch_of(targets: Targets, size: int, step: int, seed: int) -> Targets:
+    """The batch of at most `size` views that belongs to a step.
+
+    Views come in rounds: each comes once, in an order of chance, before a new round begins.
+    """
     count = len(targets)
     if size >= count:
-        while True:
-            yield targets
-    order: list[int] = []
-    while True:
-        while len(order) < size:
-            order += torch.randperm(count, generator=generator).tolist()
-        yield targets[torch.tensor(order[:size], device=targets.color.device)]
-        order = order[size:]
+        return targets
+    first, last = step * size, (step + 1) * size
+    rounds = range(first // count, (last - 1) // count + 1)
+    order = torch.cat([_order(count, seed, number) for number in rounds])
+    start = first - rounds[0] * count
+    return targets[order[start : start + size].to(targets.color.device)]
+
+
+def _order(count: int, seed: int, number: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + number))
+
+
+def resized(views: Views, longer_side: int) -> Views:
+    """The views with a longer side of at most `longer_side` pixels."""
+    cameras = views.cameras
+    if longer_side >= max(cameras.width, cameras.height):
+        return views
+    factor = longer_side / max(cameras.width, cameras.height)
+    size = (max(1, round(cameras.height * factor)), max(1, round(cameras.width * factor)))
+
+    def area(image: Tensor) -> Tensor:  # [V, H, W, C]
+        return F.interpolate(image.permute(0, 3, 1, 2), size, mode="area").permute(0, 2, 3, 1)
+
+    masks = area(views.masks[..., None])[..., 0]
+    # Colours are averaged premultiplied, or the background would bleed over the silhouette.
+    images = area(views.images * views.masks[..., None]) / masks[..., None].clamp(min=1e-6)
+    depths = None
+    if views.depths is not None:
+        depths = resize_depths(views.depths, size)
+    return Views(views.names, images, masks, depths, cameras.resized(size[1], size[0]))

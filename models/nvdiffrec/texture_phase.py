@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from models.base import Callback
-from models.geometry.mesh import Mesh, TexturedMesh, unique_edges
-from models.nvdiffrec.config import TextureConfig
-from models.nvdiffrec.descent import descend
+from models.geometry.mesh import TexturedMesh, unique_edges
+from models.nvdiffrec.config import Materials, TextureConfig
+from models.nvdiffrec.descent import Descent
+from models.nvdiffrec.geometry_phase import SHOW_EVERY
+from models.nvdiffrec.journal import Journal
 from models.nvdiffrec.losses import compare
 from models.nvdiffrec.materials import BakedPaint, MaterialPaint, Paint
 from models.nvdiffrec.regularizers import umbrella
-from models.nvdiffrec.targets import Targets, batches
+from models.nvdiffrec.targets import Targets, batch_of
 from models.raster import RasterBackend
 from models.render import draw, shading_limit
+
+PHASE = 1
+"""Number of this phase in checkpoints."""
+
+Show = Callable[[str, TexturedMesh], None]
+"""Called with the name of a step and the mesh after it, in the normalised frame."""
 
 
 def optimize_appearance(
     raster: RasterBackend,
     targets: Targets,
-    mesh: Mesh,
-    uvs: Tensor,
-    uv_faces: Tensor,
-    texture: Tensor,
+    start: TexturedMesh,
     config: TextureConfig,
-    generator: torch.Generator,
+    seed: int,
     callback: Callback,
+    journal: Journal,
+    show: Show | None = None,
     *,
-    materials: Literal["unlit", "pbr"] = "unlit",
+    materials: Materials = "unlit",
     normal_map: bool = False,
 ) -> tuple[TexturedMesh, list[float]]:
     """Fit the looks of a surface and its vertices to the views.
@@ -38,12 +45,13 @@ def optimize_appearance(
     Args:
         raster: The rasterizer; everything is on its device.
         targets: The views in the normalised frame.
-        mesh: The surface, normalised frame.
-        uvs, uv_faces: Its atlas.
-        texture: Initial colours [S, S, 3], sRGB, with the light of the views in them.
+        start: The surface, normalised frame, with an atlas; its `base_color` holds initial colours with the
+            light of the views in them.
         config: Hyper-parameters.
-        generator: CPU generator of the order of views.
+        seed: Of the order of views.
         callback: Told the fraction of this phase; may raise `JobCancelled`.
+        journal: Keeps checkpoints and knows where to go on.
+        show: Shown the mesh every few steps.
         materials: "unlit": one colour, light baked in. "pbr": albedo, roughness, metallic and the light.
         normal_map: Whether to optimise a normal map too; "pbr" only.
 
@@ -54,47 +62,66 @@ def optimize_appearance(
     Raises:
         ModelError: MODEL_DIVERGED, where the loss is not a number.
     """
-    start = TexturedMesh(mesh.vertices, mesh.faces, uvs, uv_faces, texture)
     paint: Paint = BakedPaint(start, config)
     if materials == "pbr":
         paint = MaterialPaint(raster, start, config, normal_map=normal_map)
-    offset = torch.zeros_like(mesh.vertices).requires_grad_()
-    edges = unique_edges(mesh.faces)
-    bends = umbrella(mesh.vertices, edges)
+    offset = torch.zeros_like(start.vertices).requires_grad_()
     optimizer = torch.optim.Adam(
         [*paint.parameters(), {"params": [offset], "lr": config.vertex_rate}], fused=True
     )
-    limit = _limit(raster, start, paint, targets, config)
-    source = batches(targets, config.batch_size, generator)
+    descent = Descent(optimizer, config.iterations, (1.0, config.final_rate))
+    state = journal.resumed(PHASE)
+    if state is not None:
+        descent.restore(state)
+    limit = None
+    if raster.device.type == "cuda" and paint.light() is not None:
+        views = min(config.batch_size, len(targets))
+        limit = shading_limit(raster, start, targets.clip_from_world, targets.sample_size, views)
+    edges = unique_edges(start.faces)
+    bends = umbrella(start.vertices, edges)
 
-    def step() -> tuple[Tensor, Tensor]:
+    def step(done: int) -> tuple[Tensor, Tensor]:
         paint.project()
-        vertices = mesh.vertices + offset
-        loss, error = _render_loss(raster, paint, vertices, next(source), config, limit)
+        vertices = start.vertices + offset
+        batch = batch_of(targets, config.batch_size, done, seed)
+        loss, error = _render_loss(raster, paint, vertices, batch, config, limit)
         # Vertices may move, but neighbours together: the change of the umbrella vector is what costs.
         roughness = (umbrella(vertices, edges) - bends).square().sum(-1).mean()
-        loss = loss + config.smooth_weight * roughness
-        return loss + paint.regularizer(), error
+        return loss + config.smooth_weight * roughness + paint.regularizer(), error
 
-    curve = descend(
-        optimizer,
-        step,
-        iterations=config.iterations,
-        final_rate=config.final_rate,
-        name="texture",
-        callback=callback,
-    )
-    return paint.finished((mesh.vertices + offset).detach()), curve
+    def finished() -> TexturedMesh:
+        return paint.finished((start.vertices + offset).detach())
+
+    write = journal.writer(descent, PHASE, 0, pack(start))
+
+    def after(done: int) -> None:
+        if write is not None:
+            write(done)
+        if show is not None and done % SHOW_EVERY == 0:
+            show(f"texture: step {done}", finished())
+
+    curve = descent.run(step, name="texture", callback=callback, after=after)
+    made = finished()
+    if show is not None:
+        show("finished", made)
+    return made, curve
 
 
-def _limit(
-    raster: RasterBackend, start: TexturedMesh, paint: Paint, targets: Targets, config: TextureConfig
-) -> int | None:
-    """How many samples of a batch are shaded; None where that can be counted without waiting for a device."""
-    if paint.light() is None or raster.device.type == "cpu":
-        return None
-    batch = min(config.batch_size, len(targets))
-    return shading_limit(raster, start, targets.clip_from_world, targets.sample_size, batch)
+def pack(start: TexturedMesh) -> dict[str, Tensor]:
+    """What a checkpoint of this phase holds besides the descent: where it started from."""
+    return {
+        "vertices": start.vertices,
+        "faces": start.faces,
+        "uvs": start.uvs,
+        "uv_faces": start.uv_faces,
+        "base_color": start.base_color,
+    }
+
+
+def unpack(state: dict[str, Tensor], device: torch.device) -> TexturedMesh:
+    """The start that `pack` kept."""
+    names = ("vertices", "faces", "uvs", "uv_faces", "base_color")
+    return TexturedMesh(*(state[name].to(device) for name in names))
 
 
 def _render_loss(
@@ -116,21 +143,3 @@ def _render_loss(
         limit,
     )
     return compare(image, depth, covered, targets, config.images)
-
-
-def optimize_texture(
-    raster: RasterBackend,
-    targets: Targets,
-    mesh: Mesh,
-    uvs: Tensor,
-    uv_faces: Tensor,
-    texture: Tensor,
-    config: TextureConfig,
-    generator: torch.Generator,
-    callback: Callback,
-) -> tuple[Tensor, Tensor, list[float]]:
-    """`optimize_appearance` of an unlit surface: its vertices, its texture and the curve."""
-    made, curve = optimize_appearance(
-        raster, targets, mesh, uvs, uv_faces, texture, config, generator, callback
-    )
-    return made.vertices, made.base_color, curve

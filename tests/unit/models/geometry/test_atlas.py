@@ -96,7 +96,9 @@ def test_the_same_mesh_gives_the_same_atlas_wherever_it_stands():
 def test_a_baked_texture_looked_up_at_the_corners_gives_the_function_back():
     mesh = icosphere()
     uvs, uv_faces = unwrap(mesh, 256)
-    texture = bake(make_backend("warp", "cpu"), mesh, uvs, uv_faces, 256, lambda p: (p + 1) / 2)
+    texture = bake(
+        make_backend("warp", "cpu"), mesh.vertices, mesh.faces, uvs, uv_faces, 256, lambda p: (p + 1) / 2
+    )
     centre = uvs[uv_faces.long()].mean(1)
     row, column = (centre[:, 1] * 256).long(), (centre[:, 0] * 256).long()
     expected = (mesh.vertices[mesh.faces.long()].mean(1) + 1) / 2
@@ -107,7 +109,9 @@ def test_a_baked_texture_looked_up_at_the_corners_gives_the_function_back():
 def test_gaps_near_a_chart_take_the_colour_of_its_nearest_texel():
     mesh = bumpy_torus()
     uvs, uv_faces = unwrap(mesh, 256)
-    filled = bake(make_backend("warp", "cpu"), mesh, uvs, uv_faces, 256, lambda p: p).numpy()
+    filled = bake(
+        make_backend("warp", "cpu"), mesh.vertices, mesh.faces, uvs, uv_faces, 256, lambda p: p
+    ).numpy()
     _, owner = claims(uvs.numpy(), uv_faces.numpy(), 256)
     distance, (row, column) = distance_transform_edt(owner < 0, return_indices=True)
     near = (distance > 1.5) & (

@@ -4,15 +4,20 @@ import pytest
 import torch
 
 from models.nvdiffrec.color_field import ColorField
-from models.nvdiffrec.config import NvdiffrecConfig, make_config, texture_resolution
-from models.nvdiffrec.model import Nvdiffrec, resized
-from models.nvdiffrec.targets import batches, make_targets
+from models.nvdiffrec.config import GridLevel, grid_levels, make_config, texture_resolution
+from models.nvdiffrec.model import Nvdiffrec
+from models.nvdiffrec.targets import Frame, batch_of, make_targets, resized
 from schemas.errors import InvalidJob, JobCancelled
 from schemas.options import NvdiffrecOptions, ReconviagenOptions
 from tests.unit.models.geometry.test_carving import CENTER, RADIUS, sphere_views
 
+FRAME = Frame(CENTER, 1.0)
 SMALL = NvdiffrecOptions(
-    grid_resolution=20, geometry_iterations=12, texture_iterations=6, texture_resolution=128
+    materials="unlit",
+    grid_resolution=20,
+    geometry_iterations=12,
+    texture_iterations=6,
+    texture_resolution=128,
 )
 
 
@@ -83,9 +88,7 @@ def test_views_are_compared_at_the_resolution_asked_for():
     torch.testing.assert_close(small.images[inside], torch.full_like(small.images[inside], 0.5))
     points = CENTER + 0.3 * torch.eye(3)
     torch.testing.assert_close(small.cameras.project(points)[0], views.cameras.project(points)[0] / 2)
-    assert set(small.depths.unique().tolist()) <= set(views.depths.unique().tolist())
     assert resized(views, 200) is views
-    assert resized(views, None) is views
 
 
 def test_a_rasterizer_that_is_not_there_is_refused_for_good():
@@ -106,25 +109,24 @@ def test_torch_is_left_as_it_was(sphere):
 
 def test_targets_trust_depth_only_away_from_silhouettes():
     views = sphere_views()
-    targets = make_targets(views, CENTER, 1.0, cell=0.1, use_depth=True)
+    targets = make_targets(views, FRAME, cell=0.1, use_depth=True)
     trusted, seen = targets.depth_weight.flip(1) > 0, views.masks > 0.5
     assert (trusted & ~seen).sum() == 0
     assert 0.7 < trusted.sum() / seen.sum() < 0.95
-    assert make_targets(views, CENTER, 1.0, cell=0.1, use_depth=False).depth_weight.sum() == 0
+    assert make_targets(views, FRAME, cell=0.1, use_depth=False).depth_weight.sum() == 0
 
 
 def test_small_triangles_get_more_samples_than_large_ones():
     views = sphere_views()
-    assert make_targets(views, CENTER, 1.0, cell=0.05, use_depth=False).samples == 2
-    assert make_targets(views, CENTER, 1.0, cell=0.2, use_depth=False).samples == 1
+    assert make_targets(views, FRAME, cell=0.05, use_depth=False).samples == 2
+    assert make_targets(views, FRAME, cell=0.2, use_depth=False).samples == 1
 
 
 @pytest.mark.parametrize("size", [2, 4, 5])
 def test_batches_show_every_view_once_before_a_new_round_begins(size):
     # A size that does not divide the number of views once left the rest of each round out.
-    targets = make_targets(sphere_views(), CENTER, 1.0, cell=0.1, use_depth=False)
-    source = batches(targets, size, torch.Generator().manual_seed(0))
-    shown = torch.cat([next(source).clip_from_world for _ in range(6)])
+    targets = make_targets(sphere_views(), FRAME, cell=0.1, use_depth=False)
+    shown = torch.cat([batch_of(targets, size, step, seed=0).clip_from_world for step in range(6)])
     for start in range(0, 6 * size, 6):
         assert torch.unique(shown[start : start + 6], dim=0).shape[0] == 6
 
@@ -142,10 +144,29 @@ def test_color_field_learns_a_function_of_position():
     assert float(loss.detach()) < 1e-3
 
 
-def test_defaults_of_options_and_configuration_are_the_same():
-    config = make_config(NvdiffrecOptions(), 128, 128)
-    assert config == NvdiffrecConfig()
-    assert texture_resolution(512, 384) == 1024
-    assert texture_resolution(4000, 3000) == 2048
-    assert texture_resolution(30, 40) == 256
-    assert texture_resolution(512, 512, wanted=1000) == 1024
+def test_textures_are_as_large_as_the_views_can_fill():
+    assert texture_resolution(512, 2.0) == 1024
+    assert texture_resolution(4000, 2.0) == 2048
+    assert texture_resolution(40, 2.0) == 256
+    assert texture_resolution(512, 2.0, wanted=1000) == 1024
+
+
+def test_grids_go_from_coarse_to_fine_where_there_is_no_depth():
+    assert grid_levels(64, 240, use_depth=False) == (GridLevel(16, 80), GridLevel(32, 80), GridLevel(64, 80))
+    assert [level.resolution for level in grid_levels(96, 400, use_depth=False)] == [12, 24, 48, 96]
+    assert grid_levels(64, 150, use_depth=True) == (GridLevel(64, 150),)
+
+
+def test_presets_give_way_to_what_a_job_sets():
+    standard = make_config(NvdiffrecOptions(), 512, has_depth=True)
+    assert standard.geometry.levels == (GridLevel(64, 150),)
+    assert (standard.train_resolution, standard.texture.resolution, standard.materials) == (512, 1024, "pbr")
+    preview = make_config(NvdiffrecOptions(preset="preview"), 512, has_depth=True)
+    assert preview.train_resolution == 256
+    assert preview.geometry.levels[-1].resolution == 40
+    own = NvdiffrecOptions(
+        preset="preview", grid_resolution=24, geometry_iterations=9, texture_iterations=7, materials="pbr"
+    )
+    config = make_config(own, 512, has_depth=True)
+    assert config.geometry.levels == (GridLevel(24, 9),)
+    assert (config.texture.iterations, config.materials) == (7, "pbr")

@@ -90,3 +90,21 @@ def test_the_same_seed_gives_the_same_bits(views):
     noisy = with_noisy_cameras(views)
     first, second = register(noisy, refine="on"), register(noisy, refine="on")
     assert torch.equal(first.views.cameras.camera_to_world, second.views.cameras.camera_to_world)
+
+
+@pytest.mark.parametrize("refine", ["auto", "off"])
+def test_exact_silhouettes_agree(views, refine):
+    found = register(replace(views, depths=None), refine=refine)
+    assert not found.inconsistent
+    assert not found.corrected
+    assert found.views.depths is None
+
+
+def test_without_depth_silhouettes_find_most_of_the_error(views, points):
+    noisy = replace(with_noisy_cameras(views), depths=None)
+    found = register(noisy, refine="auto")
+    assert found.inconsistent
+    assert found.corrected
+    assert found.after_px < 0.2 * found.before_px
+    before = reprojection_error(views.cameras, noisy.cameras, points)
+    assert reprojection_error(views.cameras, found.views.cameras, points) < 0.5 * before

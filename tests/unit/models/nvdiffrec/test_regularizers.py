@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.nvdiffrec.losses import depth_loss, psnr
-from models.nvdiffrec.regularizers import laplacian_loss, sign_loss, total_variation
+from models.nvdiffrec.regularizers import crease_loss, laplacian_loss, sign_loss, total_variation
 
 
 def test_laplacian_agrees_with_a_loop_over_neighbours():
@@ -19,18 +19,30 @@ def test_laplacian_agrees_with_a_loop_over_neighbours():
 
 
 def test_sign_loss_counts_only_cut_edges():
-    edges = torch.tensor([[0, 1], [1, 2], [2, 3]])
-    sdf = torch.tensor([1.0, 2.0, -0.5, -1.0])  # only edge (1, 2) is cut
+    sdf = torch.tensor([1.0, 2.0, -0.5, -1.0]).reshape(1, 1, 4)  # only the edge in the middle is cut
     expected = -math.log(1 - 1 / (1 + math.exp(-2.0))) - math.log(1 / (1 + math.exp(0.5)))
-    assert float(sign_loss(sdf, edges)) == pytest.approx(expected, rel=1e-5)
-    assert float(sign_loss(sdf.abs(), edges)) == 0
+    assert float(sign_loss(sdf)) == pytest.approx(expected, rel=1e-5)
+    assert float(sign_loss(sdf.abs())) == 0
+
+
+def test_sign_loss_sees_the_edges_of_all_three_axes():
+    sdf = torch.ones(3, 3, 3)
+    sdf[1, 1, 1] = -1.0  # six cut edges
+    assert float(sign_loss(sdf)) == pytest.approx(2 * math.log(1 + math.e), rel=1e-5)
+    for axis in range(3):
+        assert float(sign_loss(torch.ones(2, 2, 2).index_fill(axis, torch.tensor([0]), -1.0))) > 0
 
 
 def test_sign_loss_pulls_both_ends_together():
     sdf = torch.tensor([0.3, -0.2], requires_grad=True)
-    sign_loss(sdf, torch.tensor([[0, 1]])).backward()
+    sign_loss(sdf.reshape(2, 1, 1)).backward()
     assert sdf.grad[0] > 0  # descent lowers the positive end
     assert sdf.grad[1] < 0
+
+
+def test_crease_loss_is_the_bend_between_neighbours():
+    normals = torch.tensor([[0.0, 0, 1], [0, 0, 1], [1, 0, 0]])
+    assert float(crease_loss(normals, torch.tensor([[0, 1], [1, 2]]))) == pytest.approx(0.5)
 
 
 def test_depth_loss_ignores_what_is_too_far_or_not_weighted():

@@ -12,6 +12,7 @@ from models.geometry.atlas import unwrap
 from models.geometry.camera import Cameras, intrinsics_from_fov, look_at
 from models.geometry.mesh import Mesh, TexturedMesh
 from models.nvdiffrec.config import TextureConfig
+from models.nvdiffrec.journal import Journal
 from models.nvdiffrec.light_fit import fit_light
 from models.nvdiffrec.targets import Targets
 from models.nvdiffrec.texture_phase import optimize_appearance
@@ -85,13 +86,11 @@ def fitted(raster, targets, start, iterations, texture_rate=1e-2, **options):
     return optimize_appearance(
         raster,
         targets,
-        Mesh(start.vertices, start.faces),
-        start.uvs,
-        start.uv_faces,
-        start.base_color,
+        start,
         config,
-        torch.Generator().manual_seed(0),
+        0,
         lambda *_: None,
+        Journal(),
         **options,
     )
 
