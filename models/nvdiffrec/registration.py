@@ -2,8 +2,8 @@
 
 The views' poses, one factor on the focal lengths and a factor on each view's depth are found by robust
 least squares (Gauss-Newton, coarse to fine) on the residuals of `models.nvdiffrec.agreement` (with depth) or
-`models.nvdiffrec.coherence` (without). Exact input
-stays as it is: corrections are taken over only where the views agree clearly better with them.
+`models.nvdiffrec.coherence` (without). Exact input stays as it is: corrections are taken over only where the
+views agree clearly better with them.
 """
 
 from __future__ import annotations
