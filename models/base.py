@@ -92,7 +92,8 @@ class Reconstruction:
         raster: Name of the rasterizer that ran.
         curves: Optimisation curves by name, for the quality report; equal spacing.
         extra: Further figures of the model.
-        cameras: The input's cameras as the model corrected them; None where it took them as given.
+        cameras: The input's cameras as the model corrected them, perhaps for another image size; None where
+            it took them as given.
     """
 
     mesh: TexturedMesh

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -131,6 +131,9 @@ class Pipeline:
         mesh, outputs = reconstruction.mesh, context.job.options.outputs
         with context.stage("export"):
             export_mesh(mesh, context.results, up_axis=outputs.up_axis, name=str(context.job.job_id))
+        if reconstruction.cameras is not None:
+            corrected = reconstruction.cameras.resized(views.cameras.width, views.cameras.height)
+            views = replace(views, cameras=corrected.to(views.images.device))
         raster = make_backend(cast(BackendName, reconstruction.raster), self._device)
         with context.stage("quality") as report:
             quality = context.job.options.quality

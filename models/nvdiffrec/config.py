@@ -38,10 +38,12 @@ class GeometryConfig:
     deform_rate: float = 1e-3
     weight_rate: float = 1e-2
     color_rate: float = 1e-2
+    camera_rate: float = 1e-3  # where cameras are corrected
     final_rate: float = 0.1  # share of the rates that is left at the last step (exponential decay)
     images: ImageWeights = ImageWeights()
     sign_weight: float = 0.02  # discourages surface that the images do not ask for
     deviation_weight: float = 0.25  # the FlexiCubes paper's L_dev
+    camera_weight: float = 1e-4  # of corrections, against their expected size
     smooth_weight: float = 2.0  # Laplacian of the vertices
     crease_weight: float = 0.0  # normals of neighbours
     area_weight: float = 0.0  # of the whole surface

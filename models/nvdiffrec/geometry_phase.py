@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from models.geometry.camera import Cameras
 from models.geometry.carving import Carver
 from models.geometry.flexicubes import FlexiCubes, Isosurface
 from models.geometry.mesh import Mesh, face_edges, face_normals, vertex_normals
+from models.nvdiffrec.camera_refinement import CameraCorrections
 from models.nvdiffrec.color_field import ShadedField
 from models.nvdiffrec.config import GeometryConfig, GridLevel
 from models.nvdiffrec.descent import Descent
@@ -47,12 +48,19 @@ class Scene:
         carver: Signed distance to what the views leave standing.
         frame: The normalised frame.
         use_depth: Whether depth maps count.
+        refine_cameras: Whether poses and focal length are corrected along with the shape.
     """
 
     views: Views
     carver: Carver
     frame: Frame
     use_depth: bool
+    refine_cameras: bool = False
+
+    @property
+    def cameras(self) -> Cameras:
+        """The cameras in the normalised frame."""
+        return self.views.cameras.normalized(self.frame.center, self.frame.scale)
 
 
 @dataclass(frozen=True)
@@ -116,11 +124,13 @@ class Shape:
     Attributes:
         mesh: The extracted surface.
         field: The look of every point.
+        corrections: Of the cameras; None where they were taken as given.
         curve: The training PSNR, dB.
     """
 
     mesh: Mesh
     field: ShadedField
+    corrections: CameraCorrections | None
     curve: list[float]
 
 
@@ -148,6 +158,7 @@ def optimize_geometry(
         ModelError: MODEL_DIVERGED, where the surface vanishes or the loss is not finite.
     """
     field = ShadedField(torch.Generator().manual_seed(seed)).to(raster.device)
+    corrections = CameraCorrections(scene.cameras) if scene.refine_cameras else None
     total, done = sum(level.iterations for level in config.levels), 0
     sdf: Tensor | None = None
     curve: list[float] = []
@@ -163,13 +174,13 @@ def optimize_geometry(
         else:
             sdf = _carved(scene, extractor) if sdf is None else resampled(sdf, level.resolution)
         grid = SdfGrid(extractor, sdf)
-        descent = _descent(grid, field, level, config, share)
+        descent = _descent(grid, field, corrections, level, config, share)
         if state is not None:
             descent.restore(state)
         name = f"shape on a grid of {level.resolution}"
         before = {"before": torch.tensor(curve, dtype=torch.float64)}
         curve = curve + descent.run(
-            _Step(raster, grid, field, _level_targets(scene, level), config, seed),
+            _Step(raster, grid, field, corrections, _level_targets(scene, level), config, seed),
             name=name,
             callback=_within(callback, share),
             after=_after(journal.writer(descent, PHASE, number, before), name, grid, field, show),
@@ -177,7 +188,7 @@ def optimize_geometry(
         sdf = grid.distance.detach()
     with torch.no_grad():
         surface = _nonempty(grid.surface(training=False))
-    return Shape(Mesh(surface.vertices, surface.faces), field, curve)
+    return Shape(Mesh(surface.vertices, surface.faces), field, corrections, curve)
 
 
 def _after(
@@ -228,10 +239,17 @@ def _level_targets(scene: Scene, level: GridLevel) -> Targets:
 
 
 def _descent(
-    grid: SdfGrid, field: ShadedField, level: GridLevel, config: GeometryConfig, share: tuple[float, float]
+    grid: SdfGrid,
+    field: ShadedField,
+    corrections: CameraCorrections | None,
+    level: GridLevel,
+    config: GeometryConfig,
+    share: tuple[float, float],
 ) -> Descent:
-    colors = {"params": list(field.parameters()), "lr": config.color_rate}
-    optimizer = torch.optim.Adam([*grid.parameters(config), colors], fused=True)
+    groups = [*grid.parameters(config), {"params": list(field.parameters()), "lr": config.color_rate}]
+    if corrections is not None:
+        groups += corrections.parameter_groups(config.camera_rate)
+    optimizer = torch.optim.Adam(groups, fused=True)
     first, last = share
     return Descent(optimizer, level.iterations, (config.final_rate**first, config.final_rate**last))
 
@@ -253,16 +271,17 @@ class _Step:
         raster: RasterBackend,
         grid: SdfGrid,
         field: ShadedField,
+        corrections: CameraCorrections | None,
         targets: Targets,
         config: GeometryConfig,
         seed: int,
     ) -> None:
-        self._raster, self._grid, self._field = raster, grid, field
+        self._raster, self._grid, self._field, self._corrections = raster, grid, field, corrections
         self._targets, self._config, self._seed = targets, config, seed
 
     def __call__(self, done: int) -> tuple[Tensor, Tensor]:
         config = self._config
-        targets = batch_of(self._targets, config.batch_size, done, self._seed)
+        targets = batch_of(self._corrected(), config.batch_size, done, self._seed)
         surface = _nonempty(self._grid.surface(training=True))
         mesh = Mesh(surface.vertices, surface.faces)
         normals = vertex_normals(mesh.vertices, mesh.faces)
@@ -273,7 +292,15 @@ class _Step:
         loss, error = compare(image, samples.depth, samples.covered, targets, config.images)
         loss = loss + config.deviation_weight * surface.deviation
         loss = loss + config.sign_weight * self._grid.sign_loss()
+        if self._corrections is not None:
+            loss = loss + config.camera_weight * self._corrections.prior()
         return loss + _shape_loss(mesh, normals, config) + unevenness, error
+
+    def _corrected(self) -> Targets:
+        if self._corrections is None:
+            return self._targets
+        matrices = self._corrections.matrices(self._targets.clip_from_world)
+        return replace(self._targets, clip_from_world=matrices)
 
     def _albedo(self, mesh: Mesh, points: Tensor, done: int) -> tuple[Tensor, Tensor]:
         """Albedo [K, 3] of `points` [K, 3], and how much it changes over a short random way.

@@ -104,11 +104,12 @@ def _reconstruct(
     callback(0.0, "registration", {})
     registered = _registered(views, config)
     callback(_REGISTERED, "first shape", {})
-    scene = _scene(registered.views, config)
+    scene = _scene(registered, config)
     curves: dict[str, list[float]] = {}
     state = journal.resumed(texture_phase.PHASE)
     if state is not None:
         start = texture_phase.unpack(state, raster.device)
+        scene = _with_cameras(scene, state["camera_to_world"], state["intrinsics"])
     else:
         shape = optimize_geometry(
             raster,
@@ -120,6 +121,7 @@ def _reconstruct(
             _shape_shown(raster, scene.frame, snapshot),
         )
         curves["geometry/psnr_db"] = shape.curve
+        scene = _corrected(scene, shape)
         callback(_SHAPED, "atlas", {})
         start = _unwrapped(raster, scene, shape, config)
     targets = _final_targets(scene, start)
@@ -133,6 +135,10 @@ def _reconstruct(
         _part(callback, _UNWRAPPED, 1.0),
         journal,
         _texture_shown(raster, scene.frame, snapshot),
+        kept={
+            "camera_to_world": scene.views.cameras.camera_to_world,
+            "intrinsics": scene.views.cameras.intrinsics,
+        },
         materials=config.materials,
         normal_map=config.normal_map,
     )
@@ -145,14 +151,13 @@ def _reconstruct(
             "samples_per_pixel": targets.samples**2,
             **registered.figures(),
         },
-        cameras=registered.views.cameras if registered.corrected else None,
+        cameras=scene.views.cameras if registered.corrected or scene.refine_cameras else None,
     )
 
 
 def _unwrapped(raster: RasterBackend, scene: Scene, shape: Shape, config: NvdiffrecConfig) -> TexturedMesh:
     """The finished topology with an atlas and its first colours."""
-    eyes = scene.views.cameras.normalized(scene.frame.center, scene.frame.scale).positions
-    mesh = decimate(clean(shape.mesh, eyes), config.target_triangles)
+    mesh = decimate(clean(shape.mesh, scene.cameras.positions), config.target_triangles)
     LOGGER.info("shape: %d vertices, %d triangles", mesh.vertices.shape[0], mesh.faces.shape[0])
     resolution = config.texture.resolution
     uvs, uv_faces = unwrap(mesh, resolution)
@@ -205,10 +210,30 @@ def _registered(views: Views, config: NvdiffrecConfig) -> Registered:
     return register(replace(views, depths=depths), refine=config.refine_cameras, seed=config.seed)
 
 
-def _scene(views: Views, config: NvdiffrecConfig) -> Scene:
+def _scene(registered: Registered, config: NvdiffrecConfig) -> Scene:
+    views = registered.views
     carver = Carver(views, use_depth=config.use_depth)
     center, scale = object_bounds(views, carver)
-    return Scene(views, carver, Frame(center, scale), config.use_depth)
+    refine = config.refine_cameras == "on" or (config.refine_cameras == "auto" and registered.inconsistent)
+    return Scene(views, carver, Frame(center, scale), config.use_depth, refine)
+
+
+def _corrected(scene: Scene, shape: Shape) -> Scene:
+    if shape.corrections is None:
+        return scene
+    frame = scene.frame
+    cameras = shape.corrections.corrected(scene.views.cameras, frame.center, frame.scale)
+    return _with_cameras(scene, cameras.camera_to_world, cameras.intrinsics)
+
+
+def _with_cameras(scene: Scene, camera_to_world: Tensor, intrinsics: Tensor) -> Scene:
+    device = scene.views.masks.device
+    cameras = replace(
+        scene.views.cameras,
+        camera_to_world=camera_to_world.to(device),
+        intrinsics=intrinsics.to(device),
+    )
+    return replace(scene, views=replace(scene.views, cameras=cameras))
 
 
 @torch.no_grad()

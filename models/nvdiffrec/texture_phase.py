@@ -37,6 +37,7 @@ def optimize_appearance(
     journal: Journal,
     show: Show | None = None,
     *,
+    kept: dict[str, Tensor] | None = None,
     materials: Materials = "unlit",
     normal_map: bool = False,
 ) -> tuple[TexturedMesh, list[float]]:
@@ -52,6 +53,7 @@ def optimize_appearance(
         callback: Told the fraction of this phase; may raise `JobCancelled`.
         journal: Keeps checkpoints and knows where to go on.
         show: Shown the mesh every few steps.
+        kept: What checkpoints hold besides the state of this phase.
         materials: "unlit": one colour, light baked in. "pbr": albedo, roughness, metallic and the light.
         normal_map: Whether to optimise a normal map too; "pbr" only.
 
@@ -92,7 +94,7 @@ def optimize_appearance(
     def finished() -> TexturedMesh:
         return paint.finished((start.vertices + offset).detach())
 
-    write = journal.writer(descent, PHASE, 0, pack(start))
+    write = journal.writer(descent, PHASE, 0, pack(start) | (kept or {}))
 
     def after(done: int) -> None:
         if write is not None:

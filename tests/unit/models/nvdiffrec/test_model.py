@@ -170,3 +170,16 @@ def test_presets_give_way_to_what_a_job_sets():
     config = make_config(own, 512, has_depth=True)
     assert config.geometry.levels == (GridLevel(24, 9),)
     assert (config.texture.iterations, config.materials) == (7, "pbr")
+
+
+def test_cameras_are_corrected_along_with_the_shape_where_that_is_asked_for():
+    views = sphere_views()
+    options = SMALL.model_copy(update={"refine_cameras": "on", "use_depth": False, "geometry_iterations": 24})
+    made = Nvdiffrec("cpu").reconstruct(views, options, quiet)
+    assert made.cameras is not None
+    assert len(made.cameras) == len(views)
+    # They were exact: corrections stay small.
+    moved = (made.cameras.positions - views.cameras.positions).norm(dim=1)
+    assert 0 < moved.max() < 0.1
+    given = Nvdiffrec("cpu").reconstruct(views, options.model_copy(update={"refine_cameras": "off"}), quiet)
+    assert given.cameras is None
