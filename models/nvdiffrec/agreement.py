@@ -34,6 +34,7 @@ _COLOR_SIGMA = 0.15  # of colours in [0, 1]
 _FACING = 0.5  # cosine between the normals of two measurements of one surface
 _JUMP = 4.0  # neighbouring measurements further apart than this many pixels' widths are not one surface
 _MARGIN = 2.0  # colours nearer to the silhouette than this, pixels, are mixed with the background
+_RIM_SAMPLES = 400  # of a silhouette
 _CAP = 5.0  # residuals beyond this many standard deviations count as this, where solutions are judged
 _TOLERANCE = 0.5  # points no further outside a mask than this, pixels, do not contradict it
 _MAX_LOG_SCALE = 0.36  # depth maps whose unit is off by more than a factor of 1.4 are beyond help
@@ -124,7 +125,8 @@ class Level:
         self.fields = torch.cat([fields, gx, gy], 1).permute(0, 2, 3, 1).double()  # [V, H, W, 12]
         self.points = self._camera_points()  # [V, H, W, 3], OpenGL axes, as measured
         self.normals = self._normals()
-        self.rims = [_rim(*parts) for parts in zip(silhouette, gx[:, 0], gy[:, 0], strict=True)]
+        rims = [_rim(*parts) for parts in zip(silhouette, gx[:, 0], gy[:, 0], strict=True)]
+        self.rims = [rim[:: max(1, -(-len(rim) // _RIM_SAMPLES))] for rim in rims]
         self.all = (self.depth > 0).nonzero()  # [A, 3]: view, row, column
         chosen = []
         for view in range(len(views)):
@@ -181,7 +183,11 @@ class Level:
             pixel, _ = self.project(poses, partner.reshape(-1), at.reshape(-1, 3))
             distance = bilinear(self.fields[..., :1], partner.reshape(-1), pixel).reshape(partner.shape)
             entry = entry.masked_fill((distance < _TOLERANCE).all(1), log_scale)
-        found = [entry[view == index].nanquantile(_TOUCHING) for index in range(len(poses.log_scale))]
+        unknown = entry.new_full((1,), torch.nan)  # a view without points has nothing else
+        found = [
+            torch.cat([entry[view == index], unknown]).nanquantile(_TOUCHING)
+            for index in range(len(poses.log_scale))
+        ]
         return torch.stack(found).nan_to_num()
 
     def project(self, poses: Poses, view: Tensor, world: Tensor) -> tuple[Tensor, Tensor]:
@@ -337,10 +343,12 @@ def _outside_rows(pairs: Pairs, gate: float) -> Rows:
 
 def _rim_rows(level: Level, poses: Poses, gate: float) -> Rows:
     """For samples of every mask's rim: the distance of the outermost point near it."""
-    parts = []
+    world = level.world(poses, level.all)
+    parts = [_no_rows(world[0])]
     for view, rim in enumerate(level.rims):
-        index = level.all[torch.isin(level.all[:, 0], level.partners[view])]
-        pairs = Pairs(level, poses, index, torch.full_like(index[:, 0], view)).in_image()
+        seen = torch.isin(level.all[:, 0], level.partners[view])
+        index, points = level.all[seen], (world[0][seen], world[1][seen], world[2][seen])
+        pairs = Pairs(level, poses, index, torch.full_like(index[:, 0], view), points).in_image()
         pairs = pairs.only(pairs.silhouette().abs() < gate)
         if not len(pairs.owner):
             continue
@@ -366,6 +374,12 @@ def mean_square(rows: Rows) -> float:
 
 def _only(rows: Rows, chosen: Tensor) -> Rows:
     return Rows(*(getattr(rows, name)[chosen] for name in Rows.__dataclass_fields__))
+
+
+def _no_rows(like: Tensor) -> Rows:
+    empty = like.new_zeros(0)
+    views = torch.zeros(0, dtype=torch.int64, device=like.device)
+    return Rows(empty, like.new_zeros(0, LOCAL), empty, views, views)
 
 
 def joined(parts: list[Rows]) -> Rows:

@@ -35,6 +35,9 @@ from models.nvdiffrec.coherence import coherence
 _SIDES = (64, 128)  # longer sides of the images at which views are compared, pixels
 _POINTS = (400, 800)  # points of a view that are held against its partners
 _GATES = ((8.0, 8.0, 6.0, 6.0, 4.0, 4.0), (6.0, 5.0, 4.0, 4.0))  # pixels, one a step
+_PAIRS = 40_000  # of points and partners, about; many views need fewer points each,
+_FEWEST = 100  # but so many
+_ROWS = 1 << 14  # residuals that are squared together
 _MAX_PARTNERS = 8
 _ALL_PARTNERS = 12  # up to this many views each is compared with all others
 
@@ -107,8 +110,11 @@ def register(views: Views, *, refine: Literal["auto", "on", "off"], seed: int = 
     Returns:
         The views as they agree best. The corrections leave the views' common frame where it is.
     """
-    measured = views.depths is not None and bool((views.depths > 0).any())
-    problem = _Problem(views, seed) if measured else _Silhouettes(views, seed)
+    levels = _levels(views, seed)
+    if not any(len(rim) for rim in levels[-1].rims):  # no silhouette, nothing to hold views against
+        return Registered(views, torch.ones(len(views), device=views.masks.device))
+    measured = all(len(level.chosen) for level in levels)
+    problem = _Problem(views, levels) if measured else _Silhouettes(views, levels)
     before = problem.disagreement(problem.start)
     if before < problem.consistent and refine != "on":
         return problem.result(problem.start, before, inconsistent=False, shift=0.0)
@@ -129,15 +135,8 @@ class _Problem:
     consistent = _CONSISTENT
     gates: tuple[tuple[float, ...], ...] = _GATES
 
-    def __init__(self, views: Views, seed: int) -> None:
-        self.views = views
-        generator = torch.Generator().manual_seed(seed)
-        sides = sorted({min(side, max(views.cameras.width, views.cameras.height)) for side in _SIDES})
-        partners = _partners(views.cameras)
-        self.levels = [
-            Level(views, side, points, partners, generator)
-            for side, points in zip(sides, _POINTS, strict=False)
-        ]
+    def __init__(self, views: Views, levels: list[Level]) -> None:
+        self.views, self.levels = views, levels
         zero = torch.zeros(len(views), dtype=torch.float64, device=views.masks.device)
         pose = views.cameras.camera_to_world.double()
         start = Poses(pose, zero, zero.new_zeros(()), zero.new_zeros(3))
@@ -278,6 +277,19 @@ class _Silhouettes(_Problem):
         return found.points, found.owner
 
 
+def _levels(views: Views, seed: int) -> list[Level]:
+    """The views at all resolutions."""
+    generator = torch.Generator().manual_seed(seed)
+    longer = max(views.cameras.width, views.cameras.height)
+    sides = sorted({min(side, longer) for side in _SIDES})
+    partners = _partners(views.cameras)
+    most = max(_FEWEST, _PAIRS // partners.numel())
+    return [
+        Level(views, side, min(points, most), partners, generator)
+        for side, points in zip(sides, _POINTS, strict=False)
+    ]
+
+
 def _partners(cameras: Cameras) -> Tensor:
     """The views that each is compared with, [V, J]: all others, or the nearest and some all round."""
     count = len(cameras)
@@ -298,8 +310,10 @@ def _normal_equations(parts: list[Rows], views: int) -> tuple[Tensor, Tensor]:
     for rows in parts:
         pair = rows.owner * views + rows.partner
         weighted = rows.jacobian * rows.weight[:, None]
-        blocks.index_add_(0, pair, (rows.jacobian[:, :, None] * weighted[:, None]).flatten(1))
         sides.index_add_(0, pair, weighted * rows.residual[:, None])
+        for part in torch.arange(len(pair), device=device).split(_ROWS):
+            square = rows.jacobian[part, :, None] * weighted[part, None]
+            blocks.index_add_(0, pair[part], square.flatten(1))
     unknowns = 7 * views + 1
     place = _places(views, device)
     normal = torch.zeros(unknowns * unknowns, dtype=torch.float64, device=device)

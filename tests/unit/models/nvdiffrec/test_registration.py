@@ -108,3 +108,19 @@ def test_without_depth_silhouettes_find_most_of_the_error(views, points):
     assert found.after_px < 0.2 * found.before_px
     before = reprojection_error(views.cameras, noisy.cameras, points)
     assert reprojection_error(views.cameras, found.views.cameras, points) < 0.5 * before
+
+
+def test_views_that_tell_nothing_are_left_alone(views):
+    for mask in (torch.ones_like(views.masks), torch.zeros_like(views.masks)):
+        found = register(replace(views, masks=mask), refine="on")
+        assert not found.corrected
+        assert torch.equal(found.depth_scale, torch.ones(len(views)))
+
+
+def test_a_view_without_depth_is_registered_by_its_silhouette(views, points):
+    noisy = with_noisy_cameras(views)
+    depths = noisy.depths.clone()
+    depths[2] = 0
+    found = register(replace(noisy, depths=depths), refine="auto")
+    assert found.corrected
+    assert reprojection_error(views.cameras, found.views.cameras, points) < 0.2
