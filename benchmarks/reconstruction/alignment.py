@@ -2,8 +2,8 @@
 
 Cameras that are refined from images are determined only up to a similarity transform. As in the work on
 refining poses with radiance fields (Lin et al., BARF, 2021; Wang et al., NeRF--, 2021), the result is
-therefore aligned with the truth by the similarity between its own cameras and the true ones before it is
-measured.
+therefore aligned with the truth by the similarity between its own cameras and the true ones, as far as they
+look at the object, before it is measured.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.geometry.camera import Cameras
+from models.geometry.similarity import fit_similarity
 
 Array = NDArray[np.float64]
 
@@ -71,15 +72,19 @@ class PoseErrors:
     distance_share: float
 
 
-def align_cameras(estimated: Cameras, true: Cameras) -> Similarity:
+def align_cameras(estimated: Cameras, true: Cameras, points: Array | None = None) -> Similarity:
     """The similarity that brings estimated cameras nearest to the true ones.
 
     Least squares of Umeyama (1991) over the camera centres; the rotation is fitted to the orientations as
     well, with the same weight as the centres have when their spread is scaled to 1. Centres alone would leave
     the rotation open where they lie on one line.
 
+    With `points` the same is then done over where each estimated camera would see them: turning a camera and
+    shifting it look nearly the same, so that centres may be off where the object is not.
+
     Args:
         estimated, true: The same V cameras in the same order; at least two different centres.
+        points: Of the object [N, 3], true world.
 
     Raises:
         ValueError: The numbers of cameras differ, or all centres are one.
@@ -97,17 +102,28 @@ def align_cameras(estimated: Cameras, true: Cameras) -> Similarity:
     u, _, vt = np.linalg.svd(positions + orientations)
     rotation = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
     scale = float((centred_two * (centred_one @ rotation.T)).sum() / (centred_one**2).sum())
-    return Similarity(scale, rotation, mean_two - scale * rotation @ mean_one)
+    by_centres = Similarity(scale, rotation, mean_two - scale * rotation @ mean_one)
+    return by_centres if points is None else _aligned_by_points(one, two, scale, points)
 
 
-def pose_errors(estimated: Cameras, true: Cameras, center: Array) -> PoseErrors:
+def _aligned_by_points(estimated: Array, true: Array, scale: float, points: Array) -> Similarity:
+    """The similarity over what V cameras see; `scale` is that of the worlds as far as it is known."""
+    seen = (points[None] - true[:, None, :3, 3]) @ true[:, :3, :3]  # [V, N, 3], in each camera's own axes
+    carried = np.einsum("vij,vnj->vni", estimated[:, :3, :3], seen / scale) + estimated[:, None, :3, 3]
+    source = torch.from_numpy(carried.reshape(-1, 3))
+    found = fit_similarity(source, torch.from_numpy(np.tile(points, (len(true), 1))))
+    return Similarity(float(found[0]), found[1].numpy(), found[2].numpy())
+
+
+def pose_errors(estimated: Cameras, true: Cameras, center: Array, points: Array | None = None) -> PoseErrors:
     """Errors of estimated cameras, aligned with the true ones first.
 
     Args:
         estimated, true: The same V cameras in the same order.
         center: The object's centre [3], world of the true cameras.
+        points: See `align_cameras`.
     """
-    aligned = _poses(align_cameras(estimated, true).cameras_to_true(estimated))
+    aligned = _poses(align_cameras(estimated, true, points).cameras_to_true(estimated))
     exact = _poses(true)
     angles = rotation_angles(aligned[:, :3, :3], exact[:, :3, :3])
     moved = np.linalg.norm(aligned[:, :3, 3] - exact[:, :3, 3], axis=1)

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.reconstruction.alignment import Similarity, align_cameras, pose_errors
 from benchmarks.reconstruction.baseline import Baseline, find_baseline
-from benchmarks.reconstruction.datasets import DataSet
+from benchmarks.reconstruction.datasets import DataSet, Truth
 from benchmarks.reconstruction.degrade import CannotDegrade, Degradation, degrade
 from benchmarks.reconstruction.evaluate import mean_psnr_db, renderer, score_images, score_surface, through
 from benchmarks.reconstruction.lpips_metric import Perceptual, load_lpips
@@ -32,6 +32,8 @@ from models.raster import make_backend
 from pipeline.depth_check import check_depths
 from schemas.errors import ReconError
 from schemas.options import NvdiffrecOptions
+
+_ALIGNED_POINTS = 100  # every so many samples of the true surface are looked at to align cameras
 
 Record = dict[str, Any]
 """One run, as JSON; see `Bench.record`."""
@@ -150,8 +152,9 @@ class Bench:
         similarity = None
         poses: Record = {}
         if self._plan.degradation.moves_cameras and data.truth is not None:
-            similarity = align_cameras(views.cameras if refined is None else refined, exact)
-            poses = _poses(views.cameras, refined, exact, similarity, data.truth.center)
+            own = views.cameras if refined is None else refined
+            similarity = align_cameras(own, exact, data.truth.samples.points[::_ALIGNED_POINTS])
+            poses = _poses(views.cameras, refined, exact, similarity, data.truth)
         raster = make_backend(made.raster, self._device)  # type: ignore[arg-type, unused-ignore]
         mesh = made.mesh.to(raster.device)
         color, depth = renderer(raster, mesh), renderer(raster, mesh, samples=1)
@@ -197,14 +200,15 @@ def _summary(runs: list[Cost]) -> Record:
 
 
 def _poses(
-    given: Cameras, refined: Cameras | None, exact: Cameras, similarity: Similarity, center: Any
+    given: Cameras, refined: Cameras | None, exact: Cameras, similarity: Similarity, truth: Truth
 ) -> Record:
+    points = truth.samples.points[::_ALIGNED_POINTS]
     record: Record = {
         "similarity": {"scale": similarity.scale, "degrees": similarity.degrees},
-        "pose_errors": {"given": asdict(pose_errors(given, exact, center))},
+        "pose_errors": {"given": asdict(pose_errors(given, exact, truth.center, points))},
     }
     if refined is not None:
-        record["pose_errors"]["refined"] = asdict(pose_errors(refined, exact, center))
+        record["pose_errors"]["refined"] = asdict(pose_errors(refined, exact, truth.center, points))
     return record
 
 

@@ -214,7 +214,9 @@ def _scene(registered: Registered, config: NvdiffrecConfig) -> Scene:
     views = registered.views
     carver = Carver(views, use_depth=config.use_depth)
     center, scale = object_bounds(views, carver)
-    refine = config.refine_cameras == "on" or (config.refine_cameras == "auto" and registered.inconsistent)
+    wanted = config.refine_cameras == "on" or (config.refine_cameras == "auto" and registered.inconsistent)
+    # Depth has registered the cameras better than the images can: their shading depends on the view.
+    refine = wanted and not config.use_depth
     return Scene(views, carver, Frame(center, scale), config.use_depth, refine)
 
 

@@ -42,6 +42,28 @@ def test_centres_on_a_line_are_aligned_by_their_orientations():
     assert_same(align_cameras(WORLD.cameras_to_estimated(true), true), WORLD)
 
 
+def test_a_known_similarity_is_recovered_by_points_too():
+    true, points = cameras(), np.random.default_rng(1).normal(size=(50, 3))
+    assert_same(align_cameras(WORLD.cameras_to_estimated(true), true, points), WORLD)
+
+
+def test_cameras_that_turned_and_shifted_alike_are_aligned_by_what_they_see():
+    # Each camera turns about the object: its centre moves far, what it sees hardly.
+    random = np.random.default_rng(4)
+    directions = random.normal(size=(8, 3))
+    centres = 20 * directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    true, points = cameras(8, centres=centres), random.normal(size=(200, 3))
+    pose = true.camera_to_world.numpy().copy()
+    turns = Rotation.from_rotvec(np.radians(0.5) * random.normal(size=(8, 3))).as_matrix()
+    pose[:, :3] = turns @ pose[:, :3]
+    moved = Cameras(torch.from_numpy(pose), true.intrinsics, true.width, true.height)
+
+    def missed(similarity):
+        return np.linalg.norm(similarity.points_to_true(points) - points, axis=1).mean()
+
+    assert missed(align_cameras(moved, true, points)) < missed(align_cameras(moved, true))
+
+
 def test_cameras_and_points_move_alike():
     true, points = cameras(), np.random.default_rng(0).normal(size=(5, 3))
     moved = WORLD.cameras_to_estimated(true)
