@@ -145,8 +145,9 @@ class NvdiffrecOptions(CommonOptions):
     use_depth: bool = Field(True, description="Use depth maps where the input has them.")
     refine_cameras: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Correct poses and focal lengths together with the shape. `auto`: where the views "
-        "contradict each other by more than exact cameras would.",
+        description="Correct poses and focal length: by depth and silhouettes before the shape is made, without "
+        "depth also together with it. `auto`: where the views contradict each other by more than exact cameras "
+        "would.",
     )
 
 
