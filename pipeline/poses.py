@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.resample import same_aspect
 from pipeline.transforms import Frame, Lens, invalid_cameras
 from schemas.errors import ErrorCode, InvalidJob
 
@@ -119,11 +120,7 @@ def intrinsics_of(frame: Frame, width: int, height: int) -> Matrices:
 
 
 def _check_aspect(name: str, stated_width: float, stated_height: float, width: int, height: int) -> None:
-    # Images that were resized keep their aspect but for the rounding to whole pixels.
-    if (
-        abs(stated_height * width / stated_width - height) > 1
-        or abs(stated_width * height / stated_height - width) > 1
-    ):
+    if not same_aspect((stated_width, stated_height), (width, height)):
         rule = "w and h must have the image's aspect ratio"
         raise InvalidJob(
             ErrorCode.VIEW_MISMATCH,

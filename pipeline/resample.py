@@ -17,6 +17,13 @@ from pipeline.images import Floats
 MIN_COVERAGE = 0.25
 """Below, the colour of a pixel that the object covers in part is not told apart from its background's."""
 
+MAX_ASPECT_DEVIATION = 0.02
+"""Largest relative difference between the aspect ratios of two sizes of one image."""
+
+MAX_COMMON_AREA = 4.0
+"""Largest area of the common size, as a multiple of the largest view's: portrait and landscape pictures of
+any camera stay below, strips that lie across each other do not multiply their lengths."""
+
 Size = tuple[int, int]
 """Width and height, pixels."""
 
@@ -25,24 +32,37 @@ def common_size(sizes: Sequence[Size], max_pixels: int) -> Size:
     """The size to which views of different sizes are brought.
 
     It is the smallest that takes nothing from any of them; where all views together would have more than
-    `max_pixels`, it is smaller, by one factor along both axes.
+    `max_pixels`, or one view more than `MAX_COMMON_AREA` times the largest, it is smaller, by one factor
+    along both axes.
 
     Args:
         sizes: Of the views.
         max_pixels: Of all views together.
     """
     width, height = max(size[0] for size in sizes), max(size[1] for size in sizes)
-    scale = math.sqrt(max_pixels / (len(sizes) * width * height))
+    largest = max(size[0] * size[1] for size in sizes)
+    area = min(max_pixels / len(sizes), MAX_COMMON_AREA * largest)
+    scale = math.sqrt(area / (width * height))
     if scale >= 1:
         return width, height
     return max(1, math.floor(width * scale)), max(1, math.floor(height * scale))
 
 
-def same_aspect(first: Size, second: Size) -> bool:
-    """Whether two sizes show the same image: equal aspect ratios but for the rounding to whole pixels."""
-    small, large = sorted((first, second))
-    scale_x, scale_y = large[0] / small[0], large[1] / small[1]
-    return abs(small[1] * scale_x - large[1]) <= scale_x and abs(small[0] * scale_y - large[0]) <= scale_y
+def same_aspect(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    """Whether two sizes (width, height; pixels) may be those of one image, in either order.
+
+    They are if each is off by at most half a pixel along each side from sizes of one aspect ratio, which is
+    what rounding to whole pixels does. Aspect ratios further apart than `MAX_ASPECT_DEVIATION` never are:
+    half a pixel of a tiny image would let any shape pass.
+    """
+    return _not_wider(first, second) and _not_wider(second, first)
+
+
+def _not_wider(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    """Whether the first has no larger width / height than the second but for what `same_aspect` allows."""
+    (width, height), (other_width, other_height) = first, second
+    rounded = (width - 0.5) * (other_height - 0.5) <= (other_width + 0.5) * (height + 0.5)
+    return rounded and width * other_height <= (1 + MAX_ASPECT_DEVIATION) * other_width * height
 
 
 def resized(array: Floats, size: Size) -> Floats:
