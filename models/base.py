@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from models.geometry.camera import Cameras
 from models.geometry.mesh import TexturedMesh
-from models.render import Rendering
 from schemas.options import Options
+
+if TYPE_CHECKING:
+    from models.render import Rendering
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,11 @@ Callback = Callable[[float, str, dict[str, float]], None]
 """Called in every loop of a model: fraction in [0, 1], message, metrics. It may raise `JobCancelled`."""
 
 
-Snapshot = Callable[[str, Callable[[Cameras], Rendering]], None]
+Snapshot = Callable[[str, "Callable[[Cameras], Rendering]"], None]
 """Called every few steps with the step's name and a function that renders the object as it stands.
 
-The function takes cameras in the input's world, on the model's device, and holds until the next step."""
+The function takes cameras in the input's world, on the model's device, of at most 2048 pixels a side, and
+holds until the next step."""
 
 
 class Checkpoints(Protocol):
@@ -90,7 +93,7 @@ class Reconstruction:
     Attributes:
         mesh: In the world frame and scale of the input cameras.
         raster: Name of the rasterizer that ran.
-        curves: Optimisation curves by name, for the quality report; equal spacing.
+        curves: Optimisation curves by name, for the quality report.
         extra: Further figures of the model.
         cameras: The input's cameras as the model corrected them, perhaps for another image size; None where
             it took them as given.

@@ -122,22 +122,29 @@ class NvdiffrecOptions(CommonOptions):
         description="`pbr`: base colour, roughness, metallic, and the light they were seen in; `unlit`: one "
         "colour with the light baked in.",
     )
-    normal_map: bool | None = Field(None, description="Optimise a tangent-space normal map (`pbr` only).")
+    normal_map: bool | None = Field(None, description="Optimise a tangent-space normal map; implies `pbr`.")
     grid_resolution: int | None = Field(
         None, ge=16, le=256, description="Cells of the signed-distance grid along one axis."
     )
     geometry_iterations: int | None = Field(
-        None, ge=1, le=20000, description="Steps of phase 1: shape and colour field."
+        None,
+        ge=1,
+        le=20000,
+        description="Steps of phase 1, shape and colour field, over all its grids; fewer where the images "
+        "stop improving.",
     )
     texture_iterations: int | None = Field(
-        None, ge=1, le=20000, description="Steps of phase 2: fixed topology, texture."
+        None,
+        ge=1,
+        le=20000,
+        description="Steps of phase 2, textures on a fixed topology; fewer where the images stop improving.",
     )
     batch_size: int | None = Field(None, ge=1, le=64, description="Views rendered in one step.")
     train_resolution: int | None = Field(
         None, ge=32, le=2048, description="Longer side at which views are compared, pixels; never enlarged."
     )
     texture_resolution: int | None = Field(
-        None, ge=64, le=4096, description="Side of the textures, pixels, rounded up to a power of two."
+        None, ge=64, le=2048, description="Side of the textures, pixels, rounded up to a power of two."
     )
     target_triangles: int = Field(
         50_000, ge=500, le=1_000_000, description="Meshes with more triangles than this are simplified."
@@ -145,10 +152,16 @@ class NvdiffrecOptions(CommonOptions):
     use_depth: bool = Field(True, description="Use depth maps where the input has them.")
     refine_cameras: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Correct poses and focal length: by depth and silhouettes before the shape is made, without "
-        "depth also together with it. `auto`: where the views contradict each other by more than exact cameras "
-        "would.",
+        description="Correct poses and focal length: by depth and silhouettes before the shape is made, "
+        "without depth also together with it. `auto`: where the views contradict each other by more than "
+        "exact cameras would.",
     )
+
+    @model_validator(mode="after")
+    def _lit(self) -> Self:
+        if self.normal_map and self.materials == "unlit":
+            raise ValueError("a normal map needs light: normal_map and materials `unlit` exclude each other")
+        return self
 
 
 class ReconviagenOptions(CommonOptions):

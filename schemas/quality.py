@@ -101,8 +101,8 @@ class QualityReport(Published):
     input_views: MeanMetrics = Field(description="Means over the views that the optimisation saw.")
     heldout_views: MeanMetrics | None = Field(
         None,
-        description="Means over views held out; never mixed with inputs. Their cameras are as given, also where "
-        "those of the input views were corrected.",
+        description="Means over views held out; never mixed with inputs. Their cameras are as given, also "
+        "where those of the input views were corrected.",
     )
     views: list[ViewMetrics] = Field(description="Each input view.")
     heldout: list[ViewMetrics] = Field(default_factory=list, description="Each held-out view.")

@@ -114,6 +114,7 @@ _PRESETS = {
 }
 
 _COARSEST_GRID = 12
+_WELL_MEASURED = 0.5  # share of the object's pixels with depth from which depth is what decides the shape
 _DEPTH_SHARE = 0.625  # of the steps of phase 1: what is left to do where depth has carved the first shape
 
 
@@ -129,14 +130,14 @@ def texture_resolution(longer_side: int, texels_per_pixel: float, wanted: int | 
 
 
 def grid_levels(finest: int, iterations: int, *, use_depth: bool) -> tuple[GridLevel, ...]:
-    """The grids of a run, coarse to fine; each at least half as fine as the next."""
-    if use_depth:
-        return (GridLevel(finest, iterations),)
+    """The grids of a run, coarse to fine, each about half as fine as the next; odd steps go to the last."""
     resolutions = [finest]
-    while resolutions[0] >= 2 * _COARSEST_GRID:
+    while not use_depth and resolutions[0] >= 2 * _COARSEST_GRID and len(resolutions) < iterations:
         resolutions.insert(0, resolutions[0] // 2)
-    share = max(1, iterations // len(resolutions))
-    return tuple(GridLevel(resolution, share) for resolution in resolutions)
+    share, rest = divmod(iterations, len(resolutions))
+    levels = [GridLevel(resolution, share) for resolution in resolutions]
+    levels[-1] = GridLevel(finest, share + rest)
+    return tuple(levels)
 
 
 def _geometry(finest: int, iterations: int, batch_size: int, *, use_depth: bool) -> GeometryConfig:
@@ -161,20 +162,21 @@ def _geometry(finest: int, iterations: int, batch_size: int, *, use_depth: bool)
     )
 
 
-def make_config(options: NvdiffrecOptions, longer_side: int, *, has_depth: bool) -> NvdiffrecConfig:
+def make_config(options: NvdiffrecOptions, longer_side: int, *, depth_share: float) -> NvdiffrecConfig:
     """The configuration for a job.
 
     Args:
         options: The job's.
         longer_side: Of the views, pixels.
-        has_depth: Whether the views have depth maps.
+        depth_share: Share of the object's pixels that have depth.
     """
     preset = _PRESETS[options.preset]
-    use_depth = has_depth and options.use_depth
+    use_depth = options.use_depth and depth_share > 0
+    well_measured = options.use_depth and depth_share >= _WELL_MEASURED
     train = min(options.train_resolution or preset.train_resolution, longer_side)
     grid = round(min(max(train / preset.pixels_per_cell, 32), preset.finest_grid))
     finest = options.grid_resolution or grid
-    share = _DEPTH_SHARE if use_depth else 1.0
+    share = _DEPTH_SHARE if well_measured else 1.0
     iterations = options.geometry_iterations or round(share * preset.geometry_iterations)
     batch_size = options.batch_size or 6
     return NvdiffrecConfig(
@@ -182,13 +184,13 @@ def make_config(options: NvdiffrecOptions, longer_side: int, *, has_depth: bool)
         use_depth=use_depth,
         refine_cameras=options.refine_cameras,
         train_resolution=train,
-        geometry=_geometry(finest, iterations, batch_size, use_depth=use_depth),
+        geometry=_geometry(finest, iterations, batch_size, use_depth=well_measured),
         texture=TextureConfig(
             iterations=options.texture_iterations or preset.texture_iterations,
             batch_size=batch_size,
             resolution=texture_resolution(train, preset.texels_per_pixel, options.texture_resolution),
         ),
-        materials=options.materials or preset.materials,
+        materials=options.materials or ("pbr" if options.normal_map else preset.materials),
         normal_map=bool(options.normal_map),
         target_triangles=options.target_triangles,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,9 +12,12 @@ from models.base import Callback
 from models.nvdiffrec.losses import psnr
 from schemas.errors import ErrorCode, ModelError
 
+SHOW_EVERY = 10
+"""Steps between two looks at the object, where somebody wants to look."""
+
 _REPORTS = 30  # messages over a descent: each waits for the device
-_SETTLED_REPORTS = 8  # without a gain for this long, the images are explained as well as they will be
-_SETTLED_DB = 0.02
+_SETTLED_REPORTS = 8  # that gain less than this over as many before: the images are explained as well as they
+_SETTLED_DB = 0.02  # will be
 
 State = dict[str, Tensor]
 """Everything that a descent needs to go on where it was, by name; on the CPU."""
@@ -26,6 +30,7 @@ class Descent:
         optimizer: Adam, with the parameters. Its learning rates decay exponentially.
         iterations: Number of steps.
         rates: Factors on the learning rates at the first step and behind the last one.
+        round_steps: Steps after which every view has been shown: what is said of fewer says nothing of all.
     """
 
     def __init__(
@@ -33,12 +38,16 @@ class Descent:
         optimizer: torch.optim.Optimizer,
         iterations: int,
         rates: tuple[float, float],
+        round_steps: int = 1,
     ) -> None:
         self.done = 0
         self.curve: list[float] = []
         self._optimizer = optimizer
         self._iterations = iterations
         self._rates = rates
+        self._round_steps = round_steps
+        self._every = max(1, iterations // _REPORTS)
+        self._sums: Tensor | None = None  # [2] error and loss since the last report, on the device
         self._initial = [group["lr"] for group in optimizer.param_groups]
 
     def run(
@@ -59,35 +68,37 @@ class Descent:
             after: Called after every step with the number of steps done.
 
         Returns:
-            The curve of the training PSNR, dB, at equally spaced steps.
+            The curve of the training PSNR, dB; each entry is a mean over as many steps.
 
         Raises:
-            ModelError: MODEL_DIVERGED, where the error is not a number.
+            ModelError: MODEL_DIVERGED, where the loss or the error is not finite.
         """
-        every = max(1, self._iterations // _REPORTS)
-        while self.done < self._iterations:
+        while self.done < self._iterations and not self._settled():
             self._set_rates()
             loss, error = step(self.done)
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self._optimizer.step()
             self.done += 1
-            if self.done % every and self.done < self._iterations:
+            now = torch.stack([error.detach(), loss.detach()])
+            self._sums = now if self._sums is None else self._sums + now
+            if self.done % self._every:
                 callback(self.done / self._iterations, "", {})
             else:
-                self.curve.append(_finite_psnr(error, name))
+                self._report(name)
                 message = f"{name}: step {self.done} of {self._iterations}"
                 callback(self.done / self._iterations, message, {"psnr_db": self.curve[-1]})
             if after is not None:
                 after(self.done)
-            if self._settled():
-                break
+        callback(1.0, "", {})
         return self.curve
 
     def state(self) -> State:
         """A copy of all that the next step depends on."""
         curve = torch.tensor(self.curve, dtype=torch.float64)
         found: State = {"done": torch.tensor(self.done), "curve": curve}
+        if self._sums is not None:
+            found["sums"] = self._sums
         for index, parameter in enumerate(self._parameters()):
             found[f"parameter/{index}"] = parameter.detach()
             for key, value in self._optimizer.state.get(parameter, {}).items():
@@ -98,6 +109,7 @@ class Descent:
         """Go on from a state of a descent with the same parameters."""
         self.done = int(state["done"])
         self.curve = state["curve"].tolist()
+        self._sums = state["sums"].to(self._parameters()[0].device) if "sums" in state else None
         for index, parameter in enumerate(self._parameters()):
             with torch.no_grad():
                 parameter.copy_(state[f"parameter/{index}"])
@@ -118,14 +130,25 @@ class Descent:
             group["lr"] = initial * factor
 
     def _settled(self) -> bool:
-        if self._iterations < 2 * _REPORTS:
+        window = _SETTLED_REPORTS
+        if len(self.curve) < 2 * window or self._every == 1 or window * self._every < 2 * self._round_steps:
             return False
-        recent, before = self.curve[-_SETTLED_REPORTS:], self.curve[:-_SETTLED_REPORTS]
-        return bool(before) and max(recent) < max(before) + _SETTLED_DB
+        before, recent = self.curve[-2 * window : -window], self.curve[-window:]
+        return sum(recent) < sum(before) + window * _SETTLED_DB
+
+    def _report(self, name: str) -> None:
+        assert self._sums is not None
+        error, loss = (self._sums / self._every).tolist()
+        self._sums = None
+        if not (math.isfinite(error) and math.isfinite(loss)):
+            raise ModelError(ErrorCode.MODEL_DIVERGED, f"The optimisation of the {name} diverged.")
+        self.curve.append(psnr(error))
 
 
-def _finite_psnr(error: Tensor, name: str) -> float:
-    value = float(error)
-    if value != value:
-        raise ModelError(ErrorCode.MODEL_DIVERGED, f"The error of the {name} became not a number.")
-    return psnr(value)
+def part(callback: Callback, first: float, last: float) -> Callback:
+    """A callback for a part of the whole, which runs from `first` to `last`."""
+
+    def report(fraction: float, message: str, metrics: dict[str, float]) -> None:
+        callback(first + (last - first) * fraction, message, metrics)
+
+    return report

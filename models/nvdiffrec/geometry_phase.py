@@ -11,13 +11,12 @@ from torch import Tensor
 
 from models.base import Callback, Views
 from models.geometry.camera import Cameras
-from models.geometry.carving import Carver
 from models.geometry.flexicubes import FlexiCubes, Isosurface
 from models.geometry.mesh import Mesh, face_edges, face_normals, vertex_normals
 from models.nvdiffrec.camera_refinement import CameraCorrections
 from models.nvdiffrec.color_field import ShadedField
 from models.nvdiffrec.config import GeometryConfig, GridLevel
-from models.nvdiffrec.descent import Descent
+from models.nvdiffrec.descent import SHOW_EVERY, Descent, part
 from models.nvdiffrec.journal import Journal
 from models.nvdiffrec.losses import compare
 from models.nvdiffrec.regularizers import crease_loss, laplacian_loss
@@ -30,13 +29,10 @@ from schemas.errors import ErrorCode, ModelError
 PHASE = 0
 """Number of this phase in checkpoints."""
 
-SHOW_EVERY = 10
-"""Steps between two looks at the object."""
-
 _PIXELS_PER_CELL = 8  # of views at a level of the grid; more would show what the grid cannot
 
-Show = Callable[[str, Mesh, ShadedField], None]
-"""Called with the name of a step and the surface and its look after it."""
+Show = Callable[[str, Callable[[], Mesh], ShadedField], None]
+"""Called with the name of a step, a function that extracts the surface as it then is, and its look."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +41,12 @@ class Scene:
 
     Attributes:
         views: The views at the size at which they are compared.
-        carver: Signed distance to what the views leave standing.
         frame: The normalised frame.
         use_depth: Whether depth maps count.
         refine_cameras: Whether poses and focal length are corrected along with the shape.
     """
 
     views: Views
-    carver: Carver
     frame: Frame
     use_depth: bool
     refine_cameras: bool = False
@@ -137,6 +131,7 @@ class Shape:
 def optimize_geometry(
     raster: RasterBackend,
     scene: Scene,
+    carve: Callable[[Tensor], Tensor] | None,
     config: GeometryConfig,
     seed: int,
     callback: Callback,
@@ -148,6 +143,7 @@ def optimize_geometry(
     Args:
         raster: The rasterizer.
         scene: What to fit.
+        carve: First signed distance [N] of points [N, 3], world units; not needed where the journal goes on.
         config: Hyper-parameters.
         seed: Of every random number.
         callback: Told the fraction of this phase; may raise `JobCancelled`.
@@ -159,11 +155,13 @@ def optimize_geometry(
     """
     field = ShadedField(torch.Generator().manual_seed(seed)).to(raster.device)
     corrections = CameraCorrections(scene.cameras) if scene.refine_cameras else None
+    work = [level.iterations * level.resolution for level in config.levels]  # what a step takes, roughly
     total, done = sum(level.iterations for level in config.levels), 0
     sdf: Tensor | None = None
     curve: list[float] = []
     for number, level in enumerate(config.levels):
         share = (done / total, (done + level.iterations) / total)
+        progress = part(callback, sum(work[:number]) / sum(work), sum(work[: number + 1]) / sum(work))
         done += level.iterations
         if journal.passed(PHASE, number):
             continue
@@ -172,9 +170,9 @@ def optimize_geometry(
         if state is not None:
             sdf, curve = torch.zeros(extractor.vertex_count, device=raster.device), state["before"].tolist()
         else:
-            sdf = _carved(scene, extractor) if sdf is None else resampled(sdf, level.resolution)
+            sdf = _carved(scene, carve, extractor) if sdf is None else resampled(sdf, level.resolution)
         grid = SdfGrid(extractor, sdf)
-        descent = _descent(grid, field, corrections, level, config, share)
+        descent = _descent(grid, field, corrections, level, config, share, len(scene.views))
         if state is not None:
             descent.restore(state)
         name = f"shape on a grid of {level.resolution}"
@@ -182,7 +180,7 @@ def optimize_geometry(
         curve = curve + descent.run(
             _Step(raster, grid, field, corrections, _level_targets(scene, level), config, seed),
             name=name,
-            callback=_within(callback, share),
+            callback=progress,
             after=_after(journal.writer(descent, PHASE, number, before), name, grid, field, show),
         )
         sdf = grid.distance.detach()
@@ -194,13 +192,16 @@ def optimize_geometry(
 def _after(
     write: Callable[[int], None] | None, name: str, grid: SdfGrid, field: ShadedField, show: Show | None
 ) -> Callable[[int], None]:
+    @torch.no_grad()
+    def extract() -> Mesh:
+        surface = grid.surface(training=False)
+        return Mesh(surface.vertices, surface.faces)
+
     def after(done: int) -> None:
         if write is not None:
             write(done)
         if show is not None and done % SHOW_EVERY == 0:
-            with torch.no_grad():
-                surface = grid.surface(training=False)
-                show(f"{name}: step {done}", Mesh(surface.vertices, surface.faces), field)
+            show(f"{name}: step {done}", extract, field)
 
     return after
 
@@ -229,8 +230,9 @@ def render_field(
     )
 
 
-def _carved(scene: Scene, extractor: FlexiCubes) -> Tensor:
-    return scene.carver(scene.frame.to_world(extractor.grid_positions())) / scene.frame.scale
+def _carved(scene: Scene, carve: Callable[[Tensor], Tensor] | None, extractor: FlexiCubes) -> Tensor:
+    assert carve is not None
+    return carve(scene.frame.to_world(extractor.grid_positions())) / scene.frame.scale
 
 
 def _level_targets(scene: Scene, level: GridLevel) -> Targets:
@@ -245,22 +247,15 @@ def _descent(
     level: GridLevel,
     config: GeometryConfig,
     share: tuple[float, float],
+    views: int,
 ) -> Descent:
     groups = [*grid.parameters(config), {"params": list(field.parameters()), "lr": config.color_rate}]
     if corrections is not None:
         groups += corrections.parameter_groups(config.camera_rate)
     optimizer = torch.optim.Adam(groups, fused=True)
     first, last = share
-    return Descent(optimizer, level.iterations, (config.final_rate**first, config.final_rate**last))
-
-
-def _within(callback: Callback, share: tuple[float, float]) -> Callback:
-    first, last = share
-
-    def report(fraction: float, message: str, metrics: dict[str, float]) -> None:
-        callback(first + (last - first) * fraction, message, metrics)
-
-    return report
+    rates = (config.final_rate**first, config.final_rate**last)
+    return Descent(optimizer, level.iterations, rates, -(-views // config.batch_size))
 
 
 class _Step:

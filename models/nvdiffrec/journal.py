@@ -11,11 +11,9 @@ from torch import Tensor
 
 from models.base import Checkpoints, Views
 from models.nvdiffrec.config import NvdiffrecConfig
-from models.nvdiffrec.descent import Descent
+from models.nvdiffrec.descent import Descent, State
 
 LOGGER = logging.getLogger(__name__)
-
-State = dict[str, Tensor]
 
 _FORMAT = 1  # raised when the meaning of a state changes
 
@@ -31,17 +29,23 @@ class Journal:
     def __init__(self, checkpoints: Checkpoints | None = None, fingerprint: Tensor | None = None) -> None:
         self._checkpoints = checkpoints
         self._fingerprint = torch.zeros(32, dtype=torch.uint8) if fingerprint is None else fingerprint
-        self._resumed = self._load()
+        self.state = self._load()
+        """What the run goes on from; None at a fresh start."""
+        self._scene: State = {}
+
+    def keep(self, scene: State) -> None:
+        """Add to every state from now on what was found before the first phase."""
+        self._scene = scene
 
     def resumed(self, phase: int, part: int = 0) -> State | None:
         """The state that the run goes on from, if that lies in this part."""
-        if self._resumed is None or self._at(self._resumed) != (phase, part):
+        if self.state is None or self._at(self.state) != (phase, part):
             return None
-        return self._resumed
+        return self.state
 
     def passed(self, phase: int, part: int = 0) -> bool:
         """Whether the state that the run goes on from lies behind this part."""
-        return self._resumed is not None and self._at(self._resumed) > (phase, part)
+        return self.state is not None and self._at(self.state) > (phase, part)
 
     def writer(self, descent: Descent, phase: int, part: int, extra: State) -> Callable[[int], None] | None:
         """What a descent calls after each step; None where nothing is kept.
@@ -54,7 +58,7 @@ class Journal:
         checkpoints = self._checkpoints
         if checkpoints is None:
             return None
-        fixed = extra | {"fingerprint": self._fingerprint, "at": torch.tensor([phase, part])}
+        fixed = self._scene | extra | {"fingerprint": self._fingerprint, "at": torch.tensor([phase, part])}
 
         def write(done: int) -> None:
             if checkpoints.due():
@@ -84,5 +88,5 @@ def fingerprint(views: Views, config: NvdiffrecConfig) -> Tensor:
     digest = hashlib.sha256(f"{_FORMAT} {config!r} {views.names}".encode())
     images = [views.images, views.masks, *([] if views.depths is None else [views.depths])]
     for tensor in (*images, views.cameras.camera_to_world, views.cameras.intrinsics):
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        digest.update(memoryview(tensor.cpu().contiguous().numpy()).cast("B"))
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)

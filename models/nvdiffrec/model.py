@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -22,14 +22,16 @@ from models.geometry.mesh import Mesh, TexturedMesh, face_edges, vertex_normals
 from models.nvdiffrec import texture_phase
 from models.nvdiffrec.color_field import ShadedField
 from models.nvdiffrec.config import NvdiffrecConfig, make_config
+from models.nvdiffrec.descent import State, part
 from models.nvdiffrec.geometry_phase import Scene, Shape, optimize_geometry, render_field
 from models.nvdiffrec.geometry_phase import Show as ShowShape
 from models.nvdiffrec.journal import Journal, fingerprint
-from models.nvdiffrec.registration import Registered, register
+from models.nvdiffrec.registration import register
 from models.nvdiffrec.targets import Frame, Targets, make_targets, resized
 from models.nvdiffrec.unseen import continued, seen_vertices
 from models.raster import RasterBackend, make_backend
-from models.render import Rendering, render_textured
+from models.raster.checks import MAX_SIDE
+from models.render import SAMPLES, Rendering, render_textured
 from schemas.errors import ErrorCode, InvalidJob
 from schemas.options import NvdiffrecOptions, Options
 
@@ -75,11 +77,19 @@ class Nvdiffrec:
             raise TypeError(f"nvdiffrec needs NvdiffrecOptions, got {type(options).__name__}")
         raster = _rasterizer(options, self._device)
         longer_side = max(views.cameras.width, views.cameras.height)
-        config = make_config(options, longer_side, has_depth=views.depths is not None)
+        config = make_config(options, longer_side, depth_share=_depth_share(views))
         journal = Journal(checkpoints, fingerprint(views, config) if checkpoints else None)
         views = resized(views, config.train_resolution).to(self._device)
         with _deterministic(self._device):
             return _reconstruct(raster, views, config, callback, journal, snapshot)
+
+
+def _depth_share(views: Views) -> float:
+    """Share of the object's pixels that have depth."""
+    if views.depths is None:
+        return 0.0
+    inside = views.masks >= 0.5
+    return float(((views.depths > 0) & inside).sum() / inside.sum().clamp(min=1))
 
 
 def _rasterizer(options: NvdiffrecOptions, device: torch.device) -> RasterBackend:
@@ -102,42 +112,47 @@ def _reconstruct(
     snapshot: Snapshot | None = None,
 ) -> Reconstruction:
     callback(0.0, "registration", {})
-    registered = _registered(views, config)
+    kept = journal.state
+    found = _found(views, config) if kept is None else _Found.restored(kept, views, config)
+    journal.keep(found.kept())
     callback(_REGISTERED, "first shape", {})
-    scene = _scene(registered, config)
-    curves: dict[str, list[float]] = {}
+    scene = found.scene
     state = journal.resumed(texture_phase.PHASE)
     if state is not None:
+        shape_curve = state["geometry_curve"].tolist()
         start = texture_phase.unpack(state, raster.device)
         scene = _with_cameras(scene, state["camera_to_world"], state["intrinsics"])
+        targets = _final_targets(scene, start)
     else:
         shape = optimize_geometry(
             raster,
             scene,
+            found.carver,
             config.geometry,
             config.seed,
-            _part(callback, _CARVED, _SHAPED),
+            part(callback, _CARVED, _SHAPED),
             journal,
             _shape_shown(raster, scene.frame, snapshot),
         )
-        curves["geometry/psnr_db"] = shape.curve
-        scene = _corrected(scene, shape)
+        shape_curve, scene = shape.curve, _corrected(scene, shape)
         callback(_SHAPED, "atlas", {})
-        start = _unwrapped(raster, scene, shape, config)
-    targets = _final_targets(scene, start)
+        start = _unwrapped(scene, shape.mesh, config)
+        targets = _final_targets(scene, start)
+        start = replace(start, base_color=_first_texture(raster, start, shape.field, targets))
     callback(_UNWRAPPED, "texture", {})
-    textured, curves["texture/psnr_db"] = texture_phase.optimize_appearance(
+    textured, texture_curve = texture_phase.optimize_appearance(
         raster,
         targets,
         start,
         config.texture,
         config.seed,
-        _part(callback, _UNWRAPPED, 1.0),
+        part(callback, _UNWRAPPED, 1.0),
         journal,
         _texture_shown(raster, scene.frame, snapshot),
         kept={
             "camera_to_world": scene.views.cameras.camera_to_world,
             "intrinsics": scene.views.cameras.intrinsics,
+            "geometry_curve": torch.tensor(shape_curve, dtype=torch.float64),
         },
         materials=config.materials,
         normal_map=config.normal_map,
@@ -145,25 +160,93 @@ def _reconstruct(
     return Reconstruction(
         mesh=_in_world(textured, scene.frame),
         raster=raster.name,
-        curves=curves,
+        curves={"geometry/psnr_db": shape_curve, "texture/psnr_db": texture_curve},
         extra={
             "grid_cell": 2 / config.geometry.levels[-1].resolution * scene.frame.scale,
             "samples_per_pixel": targets.samples**2,
-            **registered.figures(),
+            **found.figures,
         },
-        cameras=scene.views.cameras if registered.corrected or scene.refine_cameras else None,
+        cameras=scene.views.cameras if found.corrected or scene.refine_cameras else None,
     )
 
 
-def _unwrapped(raster: RasterBackend, scene: Scene, shape: Shape, config: NvdiffrecConfig) -> TexturedMesh:
-    """The finished topology with an atlas and its first colours."""
-    mesh = decimate(clean(shape.mesh, scene.cameras.positions), config.target_triangles)
+@dataclass(frozen=True)
+class _Found:
+    """What is known before the first phase.
+
+    Attributes:
+        scene: Registered views and their frame.
+        depth_scale: [V] factors on the cleaned depth maps.
+        corrected: Whether registration changed the cameras.
+        figures: For the quality report.
+        carver: Of the first shape; None where the run goes on behind it.
+    """
+
+    scene: Scene
+    depth_scale: Tensor
+    corrected: bool
+    figures: dict[str, float]
+    carver: Carver | None
+
+    def kept(self) -> State:
+        """For checkpoints: what another run, perhaps on another device, might find differently."""
+        cameras, frame = self.scene.views.cameras, self.scene.frame
+        flags = torch.tensor([self.corrected, self.scene.refine_cameras])
+        figures = {f"figure/{name}": torch.tensor(value) for name, value in self.figures.items()}
+        return figures | {
+            "registered/camera_to_world": cameras.camera_to_world,
+            "registered/intrinsics": cameras.intrinsics,
+            "registered/depth_scale": self.depth_scale,
+            "registered/flags": flags,
+            "frame/center": frame.center,
+            "frame/scale": torch.tensor(frame.scale, dtype=torch.float64),
+        }
+
+    @classmethod
+    def restored(cls, state: State, views: Views, config: NvdiffrecConfig) -> _Found:
+        """What `kept` kept; `views` are those of the input."""
+        device = views.masks.device
+        corrected, refine = state["registered/flags"].tolist()
+        depth_scale = state["registered/depth_scale"].to(device)
+        if views.depths is not None and config.use_depth:
+            depths = clean_depths(views.depths, views.masks, views.cameras)
+            views = replace(views, depths=depths * depth_scale[:, None, None])
+        else:
+            views = replace(views, depths=None)
+        frame = Frame(state["frame/center"].to(device), float(state["frame/scale"]))
+        scene = Scene(views, frame, config.use_depth, refine)
+        scene = _with_cameras(scene, state["registered/camera_to_world"], state["registered/intrinsics"])
+        prefix = "figure/"
+        figures = {n.removeprefix(prefix): float(v) for n, v in state.items() if n.startswith(prefix)}
+        return cls(scene, depth_scale, corrected, figures, None)
+
+
+def _found(views: Views, config: NvdiffrecConfig) -> _Found:
+    """Register the views, and find where the object is."""
+    if not config.use_depth or views.depths is None:
+        views = replace(views, depths=None)
+    else:
+        views = replace(views, depths=clean_depths(views.depths, views.masks, views.cameras))
+    registered = register(views, refine=config.refine_cameras, seed=config.seed)
+    views = registered.views
+    carver = Carver(views, use_depth=config.use_depth)
+    center, scale = object_bounds(views, carver)
+    wanted = config.refine_cameras == "on" or (config.refine_cameras == "auto" and registered.inconsistent)
+    # Depth has registered the cameras better than the images can: their shading depends on the view.
+    refine = wanted and not config.use_depth
+    scene = Scene(views, Frame(center, scale), config.use_depth, refine)
+    figures = registered.figures()
+    return _Found(scene, registered.depth_scale, registered.corrected, figures, carver)
+
+
+def _unwrapped(scene: Scene, mesh: Mesh, config: NvdiffrecConfig) -> TexturedMesh:
+    """The finished topology with an atlas and a black texture."""
+    mesh = decimate(clean(mesh, scene.cameras.positions), config.target_triangles)
     LOGGER.info("shape: %d vertices, %d triangles", mesh.vertices.shape[0], mesh.faces.shape[0])
     resolution = config.texture.resolution
     uvs, uv_faces = unwrap(mesh, resolution)
     blank = mesh.vertices.new_zeros(resolution, resolution, 3)
-    start = TexturedMesh(mesh.vertices, mesh.faces, uvs, uv_faces, blank)
-    return replace(start, base_color=_first_texture(raster, start, shape.field, _final_targets(scene, start)))
+    return TexturedMesh(mesh.vertices, mesh.faces, uvs, uv_faces, blank)
 
 
 def _final_targets(scene: Scene, mesh: TexturedMesh) -> Targets:
@@ -180,9 +263,10 @@ def _shape_shown(raster: RasterBackend, frame: Frame, snapshot: Snapshot | None)
     if snapshot is None:
         return None
 
-    def show(step: str, mesh: Mesh, field: ShadedField) -> None:
+    def show(step: str, extract: Callable[[], Mesh], field: ShadedField) -> None:
         def render(cameras: Cameras) -> Rendering:
-            shown = render_field(raster, mesh, field, cameras.normalized(frame.center, frame.scale))
+            seen = cameras.normalized(frame.center, frame.scale)
+            shown = render_field(raster, extract(), field, seen, _samples(cameras))
             return replace(shown, depth=shown.depth * frame.scale)
 
         snapshot(step, render)
@@ -197,27 +281,12 @@ def _texture_shown(
         return None
 
     def show(step: str, mesh: TexturedMesh) -> None:
-        snapshot(step, lambda cameras: render_textured(raster, _in_world(mesh, frame), cameras))
+        def render(cameras: Cameras) -> Rendering:
+            return render_textured(raster, _in_world(mesh, frame), cameras, samples=_samples(cameras))
+
+        snapshot(step, render)
 
     return show
-
-
-def _registered(views: Views, config: NvdiffrecConfig) -> Registered:
-    """The views with depth maps cleaned, and with cameras and depth that agree."""
-    if not config.use_depth or views.depths is None:
-        return register(replace(views, depths=None), refine=config.refine_cameras, seed=config.seed)
-    depths = clean_depths(views.depths, views.masks, views.cameras)
-    return register(replace(views, depths=depths), refine=config.refine_cameras, seed=config.seed)
-
-
-def _scene(registered: Registered, config: NvdiffrecConfig) -> Scene:
-    views = registered.views
-    carver = Carver(views, use_depth=config.use_depth)
-    center, scale = object_bounds(views, carver)
-    wanted = config.refine_cameras == "on" or (config.refine_cameras == "auto" and registered.inconsistent)
-    # Depth has registered the cameras better than the images can: their shading depends on the view.
-    refine = wanted and not config.use_depth
-    return Scene(views, carver, Frame(center, scale), config.use_depth, refine)
 
 
 def _corrected(scene: Scene, shape: Shape) -> Scene:
@@ -238,6 +307,10 @@ def _with_cameras(scene: Scene, camera_to_world: Tensor, intrinsics: Tensor) -> 
     return replace(scene, views=replace(scene.views, cameras=cameras))
 
 
+def _samples(cameras: Cameras) -> int:
+    return SAMPLES if SAMPLES * max(cameras.width, cameras.height) <= MAX_SIDE else 1
+
+
 @torch.no_grad()
 def _first_texture(
     raster: RasterBackend, start: TexturedMesh, field: ShadedField, targets: Targets
@@ -256,15 +329,6 @@ def _first_texture(
 
     resolution = start.base_color.shape[0]
     return bake(raster, corners, mesh.faces, start.uvs, start.uv_faces, resolution, color)
-
-
-def _part(callback: Callback, start: float, end: float) -> Callback:
-    """A callback for a part of the whole, which runs from `start` to `end`."""
-
-    def report(fraction: float, message: str, metrics: dict[str, float]) -> None:
-        callback(start + (end - start) * fraction, message, metrics)
-
-    return report
 
 
 @contextmanager

@@ -133,7 +133,10 @@ def batch_of(targets: Targets, size: int, step: int, seed: int) -> Targets:
     rounds = range(first // count, (last - 1) // count + 1)
     order = torch.cat([_order(count, seed, number) for number in rounds])
     start = first - rounds[0] * count
-    return targets[order[start : start + size].to(targets.color.device)]
+    chosen = order[start : start + size]
+    if targets.color.device.type == "cuda":
+        chosen = chosen.pin_memory()  # else the copy waits for the device
+    return targets[chosen.to(targets.color.device, non_blocking=True)]
 
 
 def _order(count: int, seed: int, number: int) -> Tensor:

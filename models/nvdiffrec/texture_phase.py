@@ -10,8 +10,7 @@ from torch import Tensor
 from models.base import Callback
 from models.geometry.mesh import TexturedMesh, unique_edges
 from models.nvdiffrec.config import Materials, TextureConfig
-from models.nvdiffrec.descent import Descent
-from models.nvdiffrec.geometry_phase import SHOW_EVERY
+from models.nvdiffrec.descent import SHOW_EVERY, Descent
 from models.nvdiffrec.journal import Journal
 from models.nvdiffrec.losses import compare
 from models.nvdiffrec.materials import BakedPaint, MaterialPaint, Paint
@@ -71,7 +70,8 @@ def optimize_appearance(
     optimizer = torch.optim.Adam(
         [*paint.parameters(), {"params": [offset], "lr": config.vertex_rate}], fused=True
     )
-    descent = Descent(optimizer, config.iterations, (1.0, config.final_rate))
+    round_steps = -(-len(targets) // config.batch_size)
+    descent = Descent(optimizer, config.iterations, (1.0, config.final_rate), round_steps)
     state = journal.resumed(PHASE)
     if state is not None:
         descent.restore(state)

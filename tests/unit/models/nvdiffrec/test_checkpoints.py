@@ -65,7 +65,8 @@ def test_a_broken_run_ends_as_if_it_had_not_been_broken(whole, stop_after):
     assert steps == 20 - (stop_after - 1)
     for name in ("vertices", "faces", "uvs", "base_color", "roughness_metallic", "environment"):
         assert torch.equal(getattr(again.mesh, name), getattr(whole.mesh, name)), name
-    assert again.curves["texture/psnr_db"] == whole.curves["texture/psnr_db"]
+    assert again.curves == whole.curves
+    assert again.extra == whole.extra
 
 
 def test_a_checkpoint_of_another_input_or_other_options_is_not_used(whole):

@@ -155,19 +155,37 @@ def test_grids_go_from_coarse_to_fine_where_there_is_no_depth():
     assert grid_levels(64, 240, use_depth=False) == (GridLevel(16, 80), GridLevel(32, 80), GridLevel(64, 80))
     assert [level.resolution for level in grid_levels(96, 400, use_depth=False)] == [12, 24, 48, 96]
     assert grid_levels(64, 150, use_depth=True) == (GridLevel(64, 150),)
+    for iterations in (1, 2, 100):
+        assert sum(level.iterations for level in grid_levels(64, iterations, use_depth=False)) == iterations
+
+
+def test_depth_of_a_few_views_is_used_but_does_not_decide_the_shape():
+    few = make_config(NvdiffrecOptions(), 512, depth_share=0.2)
+    assert few.use_depth
+    assert few.geometry == make_config(NvdiffrecOptions(), 512, depth_share=0.0).geometry
+    assert len(few.geometry.levels) == 3
+
+
+def test_a_normal_map_needs_light():
+    assert (
+        make_config(NvdiffrecOptions(preset="preview", normal_map=True), 64, depth_share=1.0).materials
+        == "pbr"
+    )
+    with pytest.raises(ValueError, match="normal map"):
+        NvdiffrecOptions(normal_map=True, materials="unlit")
 
 
 def test_presets_give_way_to_what_a_job_sets():
-    standard = make_config(NvdiffrecOptions(), 512, has_depth=True)
+    standard = make_config(NvdiffrecOptions(), 512, depth_share=1.0)
     assert standard.geometry.levels == (GridLevel(64, 150),)
     assert (standard.train_resolution, standard.texture.resolution, standard.materials) == (512, 1024, "pbr")
-    preview = make_config(NvdiffrecOptions(preset="preview"), 512, has_depth=True)
+    preview = make_config(NvdiffrecOptions(preset="preview"), 512, depth_share=1.0)
     assert preview.train_resolution == 256
     assert preview.geometry.levels[-1].resolution == 40
     own = NvdiffrecOptions(
         preset="preview", grid_resolution=24, geometry_iterations=9, texture_iterations=7, materials="pbr"
     )
-    config = make_config(own, 512, has_depth=True)
+    config = make_config(own, 512, depth_share=1.0)
     assert config.geometry.levels == (GridLevel(24, 9),)
     assert (config.texture.iterations, config.materials) == (7, "pbr")
 
