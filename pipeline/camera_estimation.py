@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from pipeline.colmap_process import ProcessFailed, solve
+from pipeline.colmap_process import OutOfTime, solve
 from pipeline.decode import Tick, check_side_files
 from pipeline.distortion import Distortion
 from pipeline.geometry import framed_geometry
@@ -29,7 +29,7 @@ from pipeline.photographs import Prepared, prepare_photographs
 from pipeline.poses import check_poses
 from pipeline.settings import Limits
 from pipeline.structure_from_motion import Model, Task
-from pipeline.transforms import Frame, Lens
+from pipeline.transforms import TRANSFORMS_NAME, Frame, Lens
 from pipeline.world_frame import camera_to_world, choose_world
 from schemas.errors import ErrorCode, InvalidJob
 from schemas.options import Options
@@ -39,7 +39,10 @@ LOGGER = logging.getLogger(__name__)
 CAMERA_SOURCE = "sfm:pycolmap"
 
 TIME_LIMIT_S = 1800
-"""Of structure from motion; the mapping itself is asked to end a little before."""
+"""Of structure from motion, from the start of its process to its end."""
+
+_MARGIN_S = 60
+"""So much earlier mapping is asked to end with what it has: it does so between two steps only."""
 
 MIN_SHARE = 0.5
 """More than this share of the cameras must be found; where it is less, none that was found is trusted."""
@@ -100,6 +103,7 @@ def estimate_cameras(
 
     Raises:
         InvalidJob: CAMERA_ESTIMATION_FAILED; VIEW_MISMATCH, MASK_MISSING, INVALID_IMAGE, INVALID_DEPTH.
+        ResourceError, ModelError: as `solve`.
     """
     check_side_files(folder, plan, headers, limits)
     object_only = options.cameras.features == "object"
@@ -113,19 +117,19 @@ def estimate_cameras(
     prepared = prepare_photographs(
         folder, plan, headers, limits, scratch, object_only=object_only, tick=preparing
     )
-    Task(prepared.photographs, object_only, options.seed, TIME_LIMIT_S - 60).write(scratch)
+    Task(prepared.photographs, object_only, options.seed, TIME_LIMIT_S - _MARGIN_S).write(scratch)
     try:
         model = trusted_views(solve(scratch, TIME_LIMIT_S, solving))
-    except ProcessFailed as error:
+    except OutOfTime as error:
         raise _failure(str(error)) from error
     names = [view.image for view in plan.views]
     kept = tuple(model.views.tolist())
     dropped = tuple(name for index, name in enumerate(names) if index not in set(kept))
-    _check_model(model, dropped, len(names), options)
+    check_model(model, dropped, len(names), options)
     if dropped:
         LOGGER.warning("no cameras were found for these images, they are left out: %s", ", ".join(dropped))
     frames = _frames(folder, plan, prepared, model, options, limits)
-    _check_frames(frames, [headers[index] for index in kept])
+    check_frames(frames, [headers[index] for index in kept])
     tick(1.0, f"cameras found for {len(kept)} of {len(names)} images")
     views = tuple(replace(plan.views[index], frame=frame) for index, frame in zip(kept, frames, strict=True))
     return Estimated(replace(plan, views=views), kept, dropped)
@@ -148,7 +152,18 @@ def trusted_views(model: Model) -> Model:
     )
 
 
-def _check_model(model: Model, dropped: Sequence[str], total: int, options: Options) -> None:
+def check_model(model: Model, dropped: Sequence[str], total: int, options: Options) -> None:
+    """Refuse a model of too few of the views, or of points that are too few or miss the images.
+
+    Args:
+        model: Of trusted views.
+        dropped: Names of the images that it lacks.
+        total: How many images there are.
+        options: The job's, for how many views it needs.
+
+    Raises:
+        InvalidJob: CAMERA_ESTIMATION_FAILED.
+    """
     found = total - len(dropped)
     required = max(options.input.min_views + options.quality.holdout, math.floor(MIN_SHARE * total) + 1)
     if found < required:
@@ -170,14 +185,25 @@ def _check_model(model: Model, dropped: Sequence[str], total: int, options: Opti
         raise _failure(f"the cameras that were found miss the images by {model.error:.1f} pixels")
 
 
-def _check_frames(frames: Sequence[Frame], headers: Sequence[Header]) -> None:
-    """What could not stand in transforms.json is no estimate either."""
+def check_frames(frames: Sequence[Frame], headers: Sequence[Header]) -> None:
+    """Refuse estimates that could not stand in transforms.json.
+
+    Args:
+        frames: As they would stand there.
+        headers: Of their images.
+
+    Raises:
+        InvalidJob: CAMERA_ESTIMATION_FAILED, with the rule that was broken and the file that broke it.
+    """
+    file = f"{IMAGES}/"
     try:
         check_poses(tuple(frames))
         for frame, header in zip(frames, headers, strict=True):
+            file = frame.image
             framed_geometry(frame, header)
     except InvalidJob as error:
-        raise _failure("the cameras that were found cannot be real ones") from error
+        broken = error.message.removeprefix(f"{TRANSFORMS_NAME}: ").rstrip(".")  # there is no such file
+        raise _failure(f"those that were found cannot be real ones: {broken}", file=file) from error
 
 
 def _frames(
@@ -217,7 +243,7 @@ def _on_object(prepared: Prepared, model: Model) -> NDArray[np.bool_]:
     found = np.zeros(len(model.seen_view), bool)
     for row, index in enumerate(model.views):
         of_view = model.seen_view == row
-        found[of_view] = _sampled(prepared.inside[index], model.seen_pixel[of_view], prepared, index)
+        found[of_view] = _sampled(prepared.inside[index].array(), model.seen_pixel[of_view], prepared, index)
     return found
 
 

@@ -5,8 +5,8 @@ They are decoded by `pipeline.images`, as everything from outside, so that COLMA
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -31,18 +31,42 @@ _RIM = np.ones((3, 3), np.uint8)  # the silhouette is another part of the object
 
 
 @dataclass(frozen=True)
+class Region:
+    """Which pixels belong to the object, one bit each: an input may have hundreds of views.
+
+    Attributes:
+        bits: Rows of the image, one after another, eight pixels a byte.
+        shape: Height and width, pixels.
+    """
+
+    bits: NDArray[np.uint8]
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, inside: NDArray[np.bool_]) -> Region:
+        """From [H, W]."""
+        height, width = inside.shape
+        return cls(np.packbits(inside), (height, width))
+
+    def array(self) -> NDArray[np.bool_]:
+        """As [H, W]."""
+        height, width = self.shape
+        return np.unpackbits(self.bits, count=height * width).reshape(self.shape).astype(bool)
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What was written, in order of the plan's views.
 
     Attributes:
         photographs: As the process is told of them.
         exif: What the files say.
-        inside: [H, W] each, where the object is.
+        inside: Where the object is in each photograph.
     """
 
     photographs: tuple[Photograph, ...]
     exif: tuple[Exif, ...]
-    inside: tuple[NDArray[np.bool_], ...]
+    inside: tuple[Region, ...]
 
 
 def prepare_photographs(
@@ -56,6 +80,9 @@ def prepare_photographs(
     tick: Tick,
 ) -> Prepared:
     """Write `images/` and `masks/` to the scratch folder.
+
+    One image at a time is in memory. The object is cut out in a second pass: whether alpha channels are masks
+    is known only when all have been read.
 
     Args:
         folder: Holds the files under their keys.
@@ -78,56 +105,74 @@ def prepare_photographs(
     choose_source(
         names, has_masks=has_masks, transparent=hoped, measured=measured
     )  # before anything is decoded
-    reader = _Reader(folder, plan, limits, has_masks=has_masks, all_measured=all(measured))
+    for part in (IMAGES, MASKS):
+        (scratch / part).mkdir(parents=True, exist_ok=True)
+    reader = _Reader(folder, plan, limits, scratch, has_masks=has_masks, all_measured=all(measured))
     shots = []
     for index, (view, header) in enumerate(zip(plan.views, headers, strict=True)):
-        shots.append(reader.read(view, _working_size(header)))
+        shots.append(reader.read(view, _file_name(index), _working_size(header)))
         tick((index + 1) / len(names), f"preparing {view.image}")
     transparent = [with_alpha and shot.transparent for shot in shots]
     source = choose_source(names, has_masks=has_masks, transparent=transparent, measured=measured)
-    for name in (IMAGES, MASKS):
-        (scratch / name).mkdir(parents=True, exist_ok=True)
-    inside = [shot.inside[source] for shot in shots]
-    for index, (name, shot, mask) in enumerate(zip(names, shots, inside, strict=True)):
+    inside = tuple(shot.inside[source] for shot in shots)
+    for name, shot, region in zip(names, shots, inside, strict=True):
+        mask = region.array()
         refuse_empty(name, mask.astype(np.float32), source)
-        _write(scratch, _file_name(index), shot.grey, mask, object_only=object_only)
-    exif = [shot.exif for shot in shots]
-    return Prepared(tuple(_photographs(shots, exif)), tuple(exif), tuple(inside))
+        if object_only:
+            _cut_out(scratch, shot.photograph.name, mask)
+            tick(1.0, f"cutting out {name}")
+    return Prepared(_by_camera(shots), tuple(shot.exif for shot in shots), inside)
 
 
 @dataclass(frozen=True)
 class _Shot:
-    grey: NDArray[np.uint8]  # [H, W]
-    inside: dict[str, NDArray[np.bool_]]  # by source of the mask, [H, W]
+    photograph: Photograph  # its camera is not known yet
+    inside: dict[str, Region]  # by source of the mask
     transparent: bool
     exif: Exif
 
 
 class _Reader:
     def __init__(
-        self, folder: Path, plan: InputPlan, limits: Limits, *, has_masks: bool, all_measured: bool
+        self,
+        folder: Path,
+        plan: InputPlan,
+        limits: Limits,
+        scratch: Path,
+        *,
+        has_masks: bool,
+        all_measured: bool,
     ) -> None:
         self._folder = folder
+        self._scratch = scratch
         self._depth_scale = plan.depth_scale
         self._limits = limits
         self._has_masks = has_masks
         self._all_measured = all_measured
 
-    def read(self, view: ViewFiles, size: Size) -> _Shot:
+    def read(self, view: ViewFiles, name: str, size: Size) -> _Shot:
+        """Write a view's grey image, and say all else of it."""
         path = self._folder / view.image
         color, alpha = read_color(path, view.image, self._limits)
         grey = np.clip(resized(color @ _LUMA, size) * 255, 0, 255).round().astype(np.uint8)
-        inside: dict[str, NDArray[np.bool_]] = {}
-        if self._has_masks and view.mask is not None:
-            mask = read_mask(self._folder / view.mask, view.mask, self._limits)
-            inside["mask_path"] = _covered(mask, size)
-        elif alpha is not None:
-            inside["alpha"] = _covered(alpha, size)
-        if not self._has_masks and self._all_measured and view.depth is not None:
-            depth = read_depth(self._folder / view.depth, view.depth, self._limits, self._depth_scale)
-            inside["depth"] = resized_nearest(depth, size) > 0
+        _save(grey, self._scratch / IMAGES / name)
+        exif = read_exif(path, view.image, self._limits)
+        focal = None if exif.focal_share is None else exif.focal_share * float(np.hypot(*size))
         transparent = alpha is not None and bool((alpha < 1).any())
-        return _Shot(grey, inside, transparent, read_exif(path, view.image, self._limits))
+        inside = {source: Region.of(mask) for source, mask in self._masks(view, alpha, size)}
+        return _Shot(Photograph(name, 0, focal, *size), inside, transparent, exif)
+
+    def _masks(
+        self, view: ViewFiles, alpha: Floats | None, size: Size
+    ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        if self._has_masks and view.mask is not None:
+            yield "mask_path", _covered(read_mask(self._folder / view.mask, view.mask, self._limits), size)
+            return
+        if alpha is not None:
+            yield "alpha", _covered(alpha, size)
+        if self._all_measured and view.depth is not None:
+            depth = read_depth(self._folder / view.depth, view.depth, self._limits, self._depth_scale)
+            yield "depth", resized_nearest(depth, size) > 0
 
 
 def _covered(coverage: Floats, size: Size) -> NDArray[np.bool_]:
@@ -143,24 +188,22 @@ def _file_name(index: int) -> str:
     return f"{index:06}.png"
 
 
-def _write(
-    scratch: Path, name: str, grey: NDArray[np.uint8], inside: NDArray[np.bool_], *, object_only: bool
-) -> None:
-    if object_only:
-        mask = cv2.erode(inside.astype(np.uint8), _RIM) * 255
-        Image.fromarray(np.asarray(mask, np.uint8)).save(scratch / MASKS / f"{name}.png", compress_level=1)
-        grey = np.where(inside, grey, np.uint8(grey[inside].mean()))
-    Image.fromarray(grey).save(scratch / IMAGES / name, compress_level=1)
+def _cut_out(scratch: Path, name: str, inside: NDArray[np.bool_]) -> None:
+    """Write a photograph's mask, and the photograph anew with its object before the object's mean grey."""
+    mask = cv2.erode(inside.astype(np.uint8), _RIM) * 255
+    _save(np.asarray(mask, np.uint8), scratch / MASKS / f"{name}.png")
+    with Image.open(scratch / IMAGES / name) as image:
+        grey = np.asarray(image)
+    _save(np.where(inside, grey, np.uint8(grey[inside].mean())), scratch / IMAGES / name)
 
 
-def _photographs(shots: Sequence[_Shot], exif: Sequence[Exif]) -> list[Photograph]:
+def _save(grey: NDArray[np.uint8], path: Path) -> None:
+    Image.fromarray(grey).save(path, compress_level=1)
+
+
+def _by_camera(shots: Sequence[_Shot]) -> tuple[Photograph, ...]:
     """Photographs of one size and one focal length are taken for one camera's."""
     cameras: dict[tuple[int, int, float | None], int] = {}
-    found = []
-    for index, (shot, tags) in enumerate(zip(shots, exif, strict=True)):
-        height, width = shot.grey.shape
-        diagonal = float(np.hypot(width, height))
-        focal = None if tags.focal_share is None else tags.focal_share * diagonal
-        number = cameras.setdefault((width, height, focal), len(cameras))
-        found.append(Photograph(_file_name(index), number, focal, width, height))
-    return found
+    photographs = [shot.photograph for shot in shots]
+    numbers = [cameras.setdefault((one.width, one.height, one.focal), len(cameras)) for one in photographs]
+    return tuple(replace(one, camera=number) for one, number in zip(photographs, numbers, strict=True))

@@ -3,7 +3,8 @@
 COLMAP ends the process when one of its own checks fails, and cannot be interrupted everywhere; a process of
 its own can fail and be killed without harm to the job. It reads what `pipeline.photographs` and
 `pipeline.camera_estimation` wrote to the folder (`task.json`, `images/`, `masks/`), tells its progress as
-JSON lines on standard output and writes `model.npz`.
+JSON lines on what was standard output when it began, and writes `model.npz`, again if a second attempt gives
+a better one. Whatever libraries print goes to standard error.
 
 The method is that of Schönberger and Frahm, Structure-from-Motion Revisited, CVPR 2016: SIFT features,
 matches that agree with one relative pose, incremental mapping with bundle adjustment. Beyond
@@ -20,6 +21,8 @@ import json
 import os
 import sys
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -28,7 +31,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-TASK_NAME, MODEL_NAME, IMAGES, MASKS = "task.json", "model.npz", "images", "masks"
+TASK_NAME, IMAGES, MASKS = "task.json", "images", "masks"
+MODEL_NAME, PART_NAME = "model.npz", "part.npz"
 
 EXHAUSTIVE_VIEWS = 48
 """Up to so many views every pair is matched: 1128 pairs, a minute or two on two cores."""
@@ -80,7 +84,8 @@ class Task:
         photographs: In the order of the input.
         masked: Whether features count only inside of masks.
         seed: Of every random number.
-        time_limit_s: After which mapping ends with what it has.
+        time_limit_s: From the start of the process, after which mapping ends with what it has, and no second
+            attempt begins.
     """
 
     photographs: tuple[Photograph, ...]
@@ -126,8 +131,10 @@ class Model:
     other_models: int
 
     def write(self, folder: Path) -> None:
-        """Write the model where the parent looks for it."""
-        np.savez(folder / MODEL_NAME, **asdict(self))
+        """Write the model where the parent looks for it; it is there as a whole or not at all."""
+        part = folder / PART_NAME
+        np.savez(part, **asdict(self))
+        part.replace(folder / MODEL_NAME)
 
     @classmethod
     def read(cls, folder: Path) -> Model:
@@ -142,31 +149,50 @@ class Model:
         return cls(**arrays)
 
 
-def main(folder: Path) -> None:
+Say = Callable[[float, str], None]
+"""Told how much of an attempt is done, in [0, 1], and what is being done."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    colmap: Any  # the module: importing it takes long, and nobody but this process needs it
+    task: Task
+    folder: Path
+    say: Say
+    ends: float  # of `time.monotonic`
+
+    def seconds_left(self) -> int:
+        return int(self.ends - time.monotonic())
+
+
+def main(folder: Path, say: Say) -> None:
     """Do the task of a folder."""
+    began = time.monotonic()
     import pycolmap
 
     task = Task.read(folder)
     pycolmap.set_random_seed(task.seed)
-    model = _attempt(pycolmap, task, folder, robust=False)
-    if len(model.views) < len(task.photographs) <= FEW_VIEWS:
-        again = _attempt(pycolmap, task, folder, robust=True)
+    work = _Work(pycolmap, task, folder, say, began + task.time_limit_s)
+    model = _attempt(work, robust=False)
+    model.write(folder)  # before a second attempt, which may take too long or too much memory
+    if len(model.views) < len(task.photographs) <= FEW_VIEWS and work.seconds_left() > 0:
+        again = _attempt(work, robust=True)
         if len(again.views) > len(model.views):
-            model = again
-    model.write(folder)
-    _say(1.0, "cameras estimated")
+            again.write(folder)
+    say(1.0, "cameras estimated")
 
 
-def _attempt(colmap: Any, task: Task, folder: Path, *, robust: bool) -> Model:
-    count, kind = len(task.photographs), "robust features" if robust else "features"
-    _say(0.0, f"finding {kind} in {count} images")
-    database = folder / ("robust.db" if robust else "plain.db")
-    _extract(colmap, task, folder, database, robust=robust)
-    _match(colmap, task, folder, database, _pairs(colmap, task, database))
-    return _map(colmap, task, folder, database)
+def _attempt(work: _Work, *, robust: bool) -> Model:
+    count, kind = len(work.task.photographs), "robust features" if robust else "features"
+    work.say(0.0, f"finding {kind} in {count} images")
+    database = work.folder / ("robust.db" if robust else "plain.db")
+    _extract(work, database, robust=robust)
+    _match(work, database, _pairs(work, database))
+    return _map(work, database)
 
 
-def _extract(colmap: Any, task: Task, folder: Path, database: Path, *, robust: bool) -> None:
+def _extract(work: _Work, database: Path, *, robust: bool) -> None:
+    colmap, task, folder = work.colmap, work.task, work.folder
     many = len(task.photographs) > EXHAUSTIVE_VIEWS
     extraction = colmap.FeatureExtractionOptions(use_gpu=False)
     extraction.sift.estimate_affine_shape = extraction.sift.domain_size_pooling = robust
@@ -190,14 +216,14 @@ def _extract(colmap: Any, task: Task, folder: Path, database: Path, *, robust: b
         )
 
 
-def _pairs(colmap: Any, task: Task, database: Path) -> list[tuple[str, str]]:
-    names = [photograph.name for photograph in task.photographs]
+def _pairs(work: _Work, database: Path) -> list[tuple[str, str]]:
+    names = [photograph.name for photograph in work.task.photographs]
     if len(names) <= EXHAUSTIVE_VIEWS:
         return list(combinations(names, 2))
-    with colmap.Database.open(database) as opened:
+    with work.colmap.Database.open(database) as opened:
         numbers = {image.name: image.image_id for image in opened.read_all_images()}
         descriptors = [np.asarray(opened.read_descriptors(numbers[name]).data) for name in names]
-    return [(names[i], names[j]) for i, j in sorted(likely_pairs(descriptors, task.seed))]
+    return [(names[i], names[j]) for i, j in sorted(likely_pairs(descriptors, work.task.seed))]
 
 
 def likely_pairs(descriptors: list[NDArray[np.uint8]], seed: int) -> set[tuple[int, int]]:
@@ -239,13 +265,13 @@ def _vlad(descriptors: list[NDArray[np.uint8]], seed: int) -> NDArray[np.float64
     return np.asarray(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12))
 
 
-def _match(colmap: Any, task: Task, folder: Path, database: Path, pairs: list[tuple[str, str]]) -> None:
-    listed = folder / "pairs.txt"
+def _match(work: _Work, database: Path, pairs: list[tuple[str, str]]) -> None:
+    colmap, listed = work.colmap, work.folder / "pairs.txt"
     verification = colmap.TwoViewGeometryOptions()
-    verification.ransac.random_seed = task.seed
+    verification.ransac.random_seed = work.task.seed
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
         done = start / len(pairs)
-        _say(_EXTRACTING + (_MATCHING - _EXTRACTING) * done, f"matching pair {start} of {len(pairs)}")
+        work.say(_EXTRACTING + (_MATCHING - _EXTRACTING) * done, f"matching pair {start} of {len(pairs)}")
         chunk = pairs[start : start + _PAIRS_AT_ONCE]
         listed.write_text("".join(f"{one} {other}\n" for one, other in chunk), encoding="utf-8")
         colmap.match_image_pairs(
@@ -257,22 +283,23 @@ def _match(colmap: Any, task: Task, folder: Path, database: Path, pairs: list[tu
         )
 
 
-def _map(colmap: Any, task: Task, folder: Path, database: Path) -> Model:
-    options = colmap.IncrementalPipelineOptions(
+def _map(work: _Work, database: Path) -> Model:
+    task = work.task
+    options = work.colmap.IncrementalPipelineOptions(
         min_model_size=3,
         extract_colors=False,
         random_seed=task.seed,
-        max_runtime_seconds=task.time_limit_s,
+        max_runtime_seconds=max(1, work.seconds_left()),  # it counts from here; less than 1 is no limit
     )
     total, registered = len(task.photographs), 2
 
     def next_image() -> None:
         nonlocal registered
         registered = min(registered + 1, total)
-        _say(_MATCHING + (1 - _MATCHING) * registered / total, f"placing camera {registered} of {total}")
+        work.say(_MATCHING + (1 - _MATCHING) * registered / total, f"placing camera {registered} of {total}")
 
-    found = colmap.incremental_mapping(
-        database, folder / IMAGES, database.with_suffix(""), options, next_image_callback=next_image
+    found = work.colmap.incremental_mapping(
+        database, work.folder / IMAGES, database.with_suffix(""), options, next_image_callback=next_image
     )
     models = sorted(found.values(), key=lambda model: -int(model.num_reg_images()))
     if not models:
@@ -327,9 +354,16 @@ def _no_model() -> Model:
     )
 
 
-def _say(fraction: float, message: str) -> None:
-    sys.stdout.write(json.dumps({"fraction": fraction, "message": message}) + "\n")
-    sys.stdout.flush()
+def _own_output() -> Say:
+    """Take standard output for reports alone: what libraries print there goes to standard error from now."""
+    reports = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(fraction: float, message: str) -> None:
+        reports.write(json.dumps({"fraction": fraction, "message": message}) + "\n")
+        reports.flush()
+
+    return say
 
 
 def _leave_with_parent() -> None:
@@ -341,4 +375,4 @@ def _leave_with_parent() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), _own_output())

@@ -1,8 +1,12 @@
 """Structure from motion on photographs whose cameras are known: what is found is the truth, or is refused."""
 
 import logging
+import os
 import shutil
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +22,31 @@ from photographs import (
 from PIL import Image
 
 from models.geometry.camera import intrinsics_from_fov
-from pipeline.camera_estimation import MIN_SEEN, trusted_views
-from pipeline.colmap_process import ProcessFailed, solve
+from pipeline.camera_estimation import (
+    MAX_ERROR,
+    MIN_POINTS,
+    MIN_SEEN,
+    check_frames,
+    check_model,
+    trusted_views,
+)
+from pipeline.colmap_process import OutOfTime, solve
+from pipeline.distortion import Distortion
+from pipeline.images import Header
 from pipeline.ingest import InputPlan, plan_input
 from pipeline.settings import Limits
 from pipeline.storage_file import FolderStore
-from pipeline.structure_from_motion import Model, Photograph, Task, likely_pairs
+from pipeline.structure_from_motion import MODEL_NAME, PART_NAME, Model, Photograph, Task, likely_pairs
+from pipeline.transforms import Frame, Lens
 from pipeline.validate import load_checked, validate_folder
 from pipeline.views import LoadedInput
-from schemas.errors import ErrorCode, InvalidJob, JobCancelled
+from schemas.errors import ErrorCode, InvalidJob, JobCancelled, ReconError
 from schemas.locations import Location
 from schemas.options import NvdiffrecOptions
 
 pytestmark = pytest.mark.timeout(240)
 
+ROOT = Path(__file__).resolve().parents[3]
 VIEWS = 16
 DEPTH_SCALE = 0.001  # what an input without transforms.json counts in
 
@@ -42,6 +57,20 @@ def spot(tmp_path_factory) -> tuple[Path, np.ndarray]:
     folder, poses = tmp_path_factory.mktemp("spot"), around(VIEWS, rings=(20.0,))
     photograph(folder, speckled_spot(), poses, size=(360, 330), depth_scale=DEPTH_SCALE)
     return folder, poses
+
+
+@pytest.fixture
+def started(monkeypatch) -> list[subprocess.Popen]:
+    """Every process that is started."""
+    processes = []
+
+    class Noted(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            processes.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    return processes
 
 
 def some(spot: tuple[Path, np.ndarray], folder: Path, indices: list[int], *parts: str) -> Path:
@@ -110,30 +139,29 @@ def test_cameras_of_photographs_with_depth_are_the_true_ones_at_the_true_scale(s
     assert any("placing camera" in message for _, message in messages)
 
 
-def test_the_world_stands_upright_around_the_object(spot, tmp_path):
-    poses = poses_of(load(some(spot, tmp_path, list(range(10)))))
-    ups = spot[1][:10, 2, 1]  # how much of each camera's upward axis is the true up
-    np.testing.assert_allclose(poses[:, 2, 1], ups, atol=0.02)
-    assert poses[0, 0, 3] == pytest.approx(0, abs=1e-6)
-    assert poses[0, 1, 3] < 0
-    distances = np.linalg.norm(poses[:, :3, 3], axis=1)
-    assert np.median(distances) == pytest.approx(1, abs=1e-3)
-    assert distances.min() > 0.7
-
-
-def test_a_photograph_of_something_else_is_left_out(spot, tmp_path, caplog):
-    folder = some(spot, tmp_path / "input", list(range(6)))
+def test_a_photograph_of_something_else_is_left_out_also_if_a_second_attempt_dies(
+    spot, tmp_path, caplog, started
+):
+    folder = some(spot, tmp_path / "input", list(range(5)))
     other = tmp_path / "other"
     photograph(other, speckled_ball(), around(8)[2:3], size=(360, 330))
     shutil.copy(other / "images" / "000.png", folder / "images" / "004_other.png")
     messages = []
+
+    def tick(fraction: float, message: str) -> None:
+        messages.append(message)
+        if "robust" in message:
+            started[0].kill()
+
     with caplog.at_level(logging.WARNING, logger="pipeline"):
-        loaded = load(folder, lambda fraction, message: messages.append(message))
+        loaded = load(folder, tick)
+    assert any("robust" in message for message in messages)
+    assert "what it had found until then is used" in caplog.text
     assert loaded.dropped == ("images/004_other.png",)
-    assert loaded.views.names == tuple(f"images/{i:03}.png" for i in range(6))
+    assert loaded.views.names == tuple(f"images/{i:03}.png" for i in range(5))
     assert "004_other.png" in caplog.text
-    assert "cameras found for 6 of 7 images" in messages
-    degrees, positions, _ = errors(poses_of(loaded), spot[1][:6])
+    assert "cameras found for 5 of 6 images" in messages
+    degrees, positions, _ = errors(poses_of(loaded), spot[1][:5])
     assert degrees < 1
     assert positions < 0.03
 
@@ -150,27 +178,82 @@ def test_neighbours_45_degrees_apart_are_found_with_features_that_stand_it(tmp_p
     assert positions < 0.02
 
 
-def test_photographs_too_far_apart_are_refused_with_what_to_do(spot, tmp_path):
-    error = refusal(some(spot, tmp_path, [0, 4, 8, 12]))
-    assert error.details["actual"] < 3
-    assert error.details["file"] in error.details["missing"]
+def test_two_sides_without_what_is_between_them_are_refused_with_what_to_do(spot, tmp_path):
+    error = refusal(some(spot, tmp_path, [0, 1, 2, 8, 9, 10]))
+    assert "3 others belong together but not with these" in error.message
+    assert "features = 'all'" in error.message
+    assert (error.details["actual"], error.details["limit"]) == (3, 4)
+    assert error.details["missing"] in (
+        [f"images/{i:03}.png" for i in side] for side in ((0, 1, 2), (8, 9, 10))
+    )
+    assert error.details["file"] == error.details["missing"][0]
 
 
-def test_enough_views_for_the_job_must_be_found(spot, tmp_path):
-    folder = some(spot, tmp_path, [0, 1, 2, 3, 8, 12])
-    error = refusal(folder, input={"min_views": 5})
-    assert error.details["limit"] == 5
+def a_model(views: int) -> Model:
+    """Good enough to be accepted."""
+    return Model(
+        views=np.arange(views),
+        camera_from_world=np.tile(np.eye(4)[:3], (views, 1, 1)),
+        lenses=np.tile([500.0, 200.0, 200.0, 0.0], (views, 1)),
+        points=np.zeros((MIN_POINTS, 3)),
+        seen_view=np.repeat(np.arange(views), MIN_POINTS),
+        seen_point=np.tile(np.arange(MIN_POINTS), views),
+        seen_pixel=np.zeros((views * MIN_POINTS, 2)),
+        error=MAX_ERROR,
+        other_models=0,
+    )
 
 
-def test_two_sides_without_what_is_between_them_are_refused(spot, tmp_path):
-    error = refusal(some(spot, tmp_path, [0, 1, 2, 3, 8, 9, 10, 11]))
-    assert "belong together but not with these" in error.message
-    assert error.details["limit"] == 5
+def check(model: Model, total: int, **options) -> None:
+    dropped = [f"images/{index:03}.png" for index in range(len(model.views), total)]
+    check_model(model, dropped, total, NvdiffrecOptions(**options))
 
 
-def test_an_object_without_texture_is_refused(tmp_path):
-    photograph(tmp_path, speckled_spot(contrast=0), around(8, rings=(20.0,)), size=(300, 300))
-    refusal(tmp_path)
+def test_a_model_of_more_than_half_of_the_views_is_accepted():
+    check(a_model(6), 10)
+
+
+@pytest.mark.parametrize(
+    ("found", "total", "options", "required"),
+    [
+        (0, 4, {}, 3),
+        (5, 10, {}, 6),
+        (2, 3, {}, 3),
+        (6, 8, {"input": {"min_views": 7}}, 7),
+        (6, 8, {"input": {"min_views": 6}, "quality": {"holdout": 2}}, 8),
+    ],
+)
+def test_a_model_of_too_few_views_is_refused(found, total, options, required):
+    with pytest.raises(InvalidJob, match=f"for {found} of {total} images, {required} are needed") as caught:
+        check(a_model(found), total, **options)
+    assert caught.value.code is ErrorCode.CAMERA_ESTIMATION_FAILED
+    assert caught.value.details["file"] == f"images/{found:03}.png"
+    assert len(caught.value.details["missing"]) == total - found
+
+
+def test_a_model_of_few_points_or_of_large_errors_is_refused():
+    with pytest.raises(InvalidJob, match=f"only {MIN_POINTS - 1} points"):
+        check(replace(a_model(6), points=np.zeros((MIN_POINTS - 1, 3))), 6)
+    with pytest.raises(InvalidJob, match=r"miss the images by 2\.1 pixels"):
+        check(replace(a_model(6), error=MAX_ERROR + 0.1), 6)
+
+
+def test_estimates_that_cannot_be_real_are_refused_with_the_rule_they_break():
+    def frames(focal: float) -> list[Frame]:
+        lens = Lens(64, 64, focal, focal, 32.0, 32.0, None, None, Distortion())
+        return [Frame(f"images/{i}.png", None, None, pose, lens) for i, pose in enumerate(around(4))]
+
+    headers = [Header("PNG", 64, 64, has_alpha=True)] * 4
+    check_frames(frames(80.0), headers)
+    with pytest.raises(InvalidJob, match=r"real ones: .*focal") as caught:
+        check_frames(frames(1e6), headers)
+    assert caught.value.code is ErrorCode.CAMERA_ESTIMATION_FAILED
+    assert caught.value.details["file"] == "images/0.png"
+    with pytest.raises(
+        InvalidJob, match=r"'images/0\.png' and 'images/1\.png' have the same camera"
+    ) as caught:
+        check_frames([replace(one, camera_to_world=np.eye(4)) for one in frames(80.0)], headers)
+    assert caught.value.details["file"] == "images/"
 
 
 def over_background(folder: Path, background: np.ndarray) -> None:
@@ -184,12 +267,20 @@ def over_background(folder: Path, background: np.ndarray) -> None:
 
 
 def test_a_turntable_before_a_background_that_stands_still(spot, tmp_path):
-    folder = some(spot, tmp_path, list(range(VIEWS)))
+    folder = some(spot, tmp_path, list(range(10)))
     backdrop = take(speckled_ball(), around(8)[:1] * [[[1], [1], [1], [1]]], _wide(), 360, 330).color[0]
     over_background(folder, backdrop)
-    degrees, positions, _ = errors(poses_of(load(folder)), spot[1])
+    poses = poses_of(load(folder))
+    degrees, positions, _ = errors(poses, spot[1][:10])
     assert degrees < 0.5
     assert positions < 0.01
+    # The world that was chosen stands upright around the object, the first camera in front.
+    np.testing.assert_allclose(poses[:, 2, 1], spot[1][:10, 2, 1], atol=0.02)
+    assert poses[0, 0, 3] == pytest.approx(0, abs=1e-6)
+    assert poses[0, 1, 3] < 0
+    distances = np.linalg.norm(poses[:, :3, 3], axis=1)
+    assert np.median(distances) == pytest.approx(1, abs=1e-3)
+    assert distances.min() > 0.7
 
 
 def _wide() -> np.ndarray:
@@ -198,66 +289,149 @@ def _wide() -> np.ndarray:
 
 def test_a_plain_object_in_surroundings_that_stand_still(tmp_path):
     scene, ball = plain_ball_on_speckled_ground()
-    poses, intrinsics = around(14, rings=(30.0,)), intrinsics_from_fov(np.radians(40), 400, 400)
-    shots, alone = take(scene, poses, intrinsics, 400, 400), take(ball, poses, intrinsics, 400, 400)
+    poses, intrinsics = around(14, rings=(30.0,))[:8], intrinsics_from_fov(np.radians(40), 320, 320)
+    shots, alone = take(scene, poses, intrinsics, 320, 320), take(ball, poses, intrinsics, 320, 320)
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     for index in range(len(poses)):
         Image.fromarray(shots.rgba(index)[..., :3]).save(tmp_path / "images" / f"{index:03}.png")
         mask = (alone.alpha[index] * 255).round().astype(np.uint8)
         Image.fromarray(mask).save(tmp_path / "masks" / f"{index:03}.png")
-    assert "features = 'all'" in refusal(tmp_path).message
     loaded = load(tmp_path, cameras={"features": "all"})
     degrees, positions, _ = errors(poses_of(loaded), poses)
     assert degrees < 0.5
     assert positions < 0.01
 
 
-def test_checking_a_folder_does_not_estimate(spot):
-    began = time.monotonic()
+def test_checking_a_folder_does_not_estimate(spot, started):
     summary = validate_folder(spot[0], NvdiffrecOptions(), Limits())
     assert (summary.views, summary.camera_source) == (VIEWS, "sfm:pycolmap")
-    assert time.monotonic() - began < 10
+    assert started == []
 
 
-def test_a_cancel_ends_the_process_at_once(spot):
+def test_a_cancel_ends_the_process_at_once(spot, started):
+    cancelled_at = 0.0
+
     def tick(fraction: float, message: str) -> None:
+        nonlocal cancelled_at
         if "features" in message:
+            assert started[0].poll() is None
+            cancelled_at = time.monotonic()
             raise JobCancelled
 
-    began = time.monotonic()
     with pytest.raises(JobCancelled):
         load(spot[0], tick)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - cancelled_at < 3
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0].pid, 0)
 
 
-def blank_task(folder: Path) -> Path:
+def task_of(folder: Path, pictures: list[np.ndarray], time_limit_s: int = 60) -> Path:
+    """A task whose masks hide nothing, of grey pictures [H, W] of one size."""
     for name in ("images", "masks"):
         (folder / name).mkdir()
-    photographs = tuple(Photograph(f"{i:06}.png", 0, None, 64, 64) for i in range(3))
-    for one in photographs:
-        Image.new("L", (64, 64), 128).save(folder / "images" / one.name)
-        Image.new("L", (64, 64), 255).save(folder / "masks" / f"{one.name}.png")
-    Task(photographs, True, 0, 60).write(folder)
+    height, width = pictures[0].shape
+    photographs = tuple(Photograph(f"{i:06}.png", 0, None, width, height) for i in range(len(pictures)))
+    for one, picture in zip(photographs, pictures, strict=True):
+        Image.fromarray(picture).save(folder / "images" / one.name)
+        Image.new("L", (width, height), 255).save(folder / "masks" / f"{one.name}.png")
+    Task(photographs, True, 0, time_limit_s).write(folder)
     return folder
 
 
-def test_a_process_that_takes_too_long_is_ended(tmp_path):
+def blank_task(folder: Path, time_limit_s: int = 60) -> Path:
+    return task_of(folder, [np.full((64, 64), 128, np.uint8)] * 3, time_limit_s)
+
+
+def silent(fraction: float, message: str) -> None:
+    pass
+
+
+def test_a_process_that_takes_too_long_is_ended(tmp_path, started):
     began = time.monotonic()
-    with pytest.raises(ProcessFailed, match="too long"):
-        solve(blank_task(tmp_path), 0.01, lambda fraction, message: None)
+    with pytest.raises(OutOfTime, match="too long"):
+        solve(blank_task(tmp_path), 0.01, silent)
     assert time.monotonic() - began < 5
+    assert started[0].returncode is not None
+
+
+def test_a_process_that_has_nothing_more_to_say_still_has_its_limit(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import os, time\nos.close(1)\ntime.sleep(60)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    ticks = []
+    with pytest.raises(OutOfTime):
+        solve(blank_task(tmp_path), 3, lambda fraction, message: ticks.append(time.monotonic()))
+    assert ticks[-1] - ticks[0] > 1.5
+    assert max(np.diff(ticks)) < 1
+
+
+def test_what_others_print_is_no_report(tmp_path, monkeypatch, caplog):
+    (tmp_path / "sitecustomize.py").write_text("print('{}')\nprint('hello')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    messages = []
+    with caplog.at_level(logging.WARNING, logger="pipeline"):
+        solve(blank_task(tmp_path), 60, lambda fraction, message: messages.append(message))
+    assert "b'hello'" in caplog.text
+    assert messages[-1] == "cameras estimated"
+    assert "hello" not in messages
+
+
+def death(folder: Path, tick=silent) -> ReconError:
+    with pytest.raises(ReconError) as caught:
+        solve(folder, 60, tick)
+    assert caught.value.retryable
+    return caught.value
 
 
 def test_a_process_that_dies_is_told_of(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING, logger="pipeline"), pytest.raises(ProcessFailed, match="unexpect"):
-        solve(tmp_path, 60, lambda fraction, message: None)
+    with caplog.at_level(logging.WARNING, logger="pipeline"):
+        error = death(tmp_path)
+    assert (error.code, error.details["exit_code"]) == (ErrorCode.MODEL_CRASHED, 1)
     assert "task.json" in caplog.text
 
 
+def test_a_process_that_the_kernel_kills_lacked_memory(tmp_path, started):
+    error = death(blank_task(tmp_path), lambda fraction, message: started[0].kill())
+    assert error.code is ErrorCode.HOST_OUT_OF_MEMORY
+
+
+def test_a_full_disk_is_told_as_such(tmp_path):
+    (blank_task(tmp_path) / PART_NAME).symlink_to("/dev/full")
+    assert death(tmp_path).code is ErrorCode.DISK_FULL
+
+
 def test_blank_photographs_have_no_model(tmp_path):
-    model = solve(blank_task(tmp_path), 60, lambda fraction, message: None)
+    model = solve(blank_task(tmp_path), 60, silent)
     assert (len(model.views), len(model.points)) == (0, 0)
+
+
+def test_no_second_attempt_begins_when_time_is_up(tmp_path):
+    messages = []
+    solve(blank_task(tmp_path, time_limit_s=1), 60, lambda fraction, message: messages.append(message))
+    assert messages[-1] == "cameras estimated"
+    assert not any("robust" in message for message in messages)
+
+
+def test_the_process_leaves_when_nobody_is_there_any_more(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (12, 700, 700), dtype=np.uint8)
+    folder = task_of(tmp_path, list(noise))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.structure_from_motion", str(folder)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    with process:
+        try:
+            assert b"finding features" in process.stdout.readline()
+            assert process.poll() is None
+            process.stdin.close()
+            assert process.wait(3) == 1
+        finally:
+            process.kill()
+        assert b"cameras estimated" not in process.stdout.read()
+    assert not (folder / MODEL_NAME).exists()
 
 
 def test_pairs_of_many_views_are_neighbours_and_look_alikes():
