@@ -18,6 +18,7 @@ from scipy.ndimage import convolve, distance_transform_edt
 from torch import Tensor
 
 from models.base import Views
+from models.geometry.depth_maps import SAME_SURFACE
 from schemas.errors import ErrorCode, ModelError
 
 _CHUNK = 1 << 21  # points times views that are looked at together
@@ -26,35 +27,45 @@ _BOUNDS_MARGIN = 0.06  # free space round the object, as a share of its size
 _AVERAGED = 4.0  # claims within this many typical disagreements of the largest one are averaged
 _SIDEWAYS = 0.3  # views whose directions differ by more than 90 degrees plus this (its sine) are not averaged
 _SAMPLED = 4096  # points of each view whose depth is compared with the other views'
-_SAME_SURFACE = 0.03  # depths that differ by less than this share are of the same surface
 
 
-def silhouette_distance(masks: Tensor) -> Tensor:
-    """Signed distance to the silhouette in pixels, negative inside.
+def silhouette_distance(masks: Tensor, aspect: Tensor | None = None) -> Tensor:
+    """Signed distance to the silhouette in pixels' widths, negative inside.
 
     The silhouette runs between pixels, half a pixel from the nearest one of the other kind, and shifted from
     there by what partial coverage says (the idea of Gustavson and Strand's anti-aliased transform, 2011).
 
     Args:
         masks: [V, H, W] coverage; pixels of at least one half are inside.
+        aspect: [V] heights of the views' pixels in their widths; square pixels unless given.
 
     Returns:
         [V, H, W]; a view without any outside (or inside) pixel gives distances of the image's diagonal.
     """
     fields = []
-    for mask in masks.cpu().numpy():
+    heights = np.ones(len(masks)) if aspect is None else aspect.cpu().double().numpy()
+    for mask, height in zip(masks.cpu().numpy(), heights, strict=True):
         inside = mask >= 0.5
         if inside.all() or not inside.any():
-            far = float(np.hypot(*mask.shape))
+            far = float(np.hypot(height * mask.shape[0], mask.shape[1]))
             fields.append(np.full(mask.shape, -far if inside.all() else far))
             continue
         shift = _outward_shift(mask, inside)
-        outer, to_inside = distance_transform_edt(~inside, return_indices=True)
-        inner, to_outside = distance_transform_edt(inside, return_indices=True)
-        outer -= 0.5 + shift[tuple(to_inside)]
-        inner -= 0.5 - shift[tuple(to_outside)]
+        outer, to_inside = distance_transform_edt(~inside, sampling=(height, 1.0), return_indices=True)
+        inner, to_outside = distance_transform_edt(inside, sampling=(height, 1.0), return_indices=True)
+        outer -= (0.5 + shift[tuple(to_inside)]) * _pixel_along(to_inside, outer, height)
+        inner -= (0.5 - shift[tuple(to_outside)]) * _pixel_along(to_outside, inner, height)
         fields.append(np.where(inside, -inner, outer))
     return torch.tensor(np.stack(fields), dtype=torch.float32, device=masks.device)
+
+
+def _pixel_along(
+    nearest: NDArray[np.int32], distance: NDArray[np.float64], height: float
+) -> NDArray[np.float64]:
+    """Length of a pixel towards the `nearest` [2, H, W] ones at `distance` [H, W], in pixels' widths."""
+    rows, columns = np.indices(distance.shape)
+    across, along = columns - nearest[1], height * (rows - nearest[0])
+    return np.asarray(np.hypot(across, height * along) / distance.clip(1e-9))
 
 
 def _outward_shift(mask: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -80,7 +91,10 @@ class Carver:
 
     def __init__(self, views: Views, *, use_depth: bool = True) -> None:
         self._cameras = views.cameras
-        self._silhouette = silhouette_distance(views.masks)[:, None]  # [V, 1, H, W]
+        focal = views.cameras.intrinsics[:, [0, 1], [0, 1]]  # [V, 2]
+        self._silhouette = silhouette_distance(views.masks, focal[:, 0] / focal[:, 1])[
+            :, None
+        ]  # [V, 1, H, W]
         # Where a mask keeps clear of its image's border the whole object is in the image, so that what lies
         # outside the image is outside the object. A cropped view says nothing about it.
         self._complete = ~_touches_border(views.masks)[:, None]  # [V, 1]
@@ -140,7 +154,7 @@ class Carver:
             claim = self._before_surface(grid, depth, in_image)
             claim[index] = -torch.inf
             side = self._beside(points, torch.full_like(points[:, 0], index, dtype=torch.long))
-            found.append(claim[(claim.abs() < _SAME_SURFACE * depth) & (side > _SIDEWAYS / 2)].abs())
+            found.append(claim[(claim.abs() < SAME_SURFACE * depth) & (side > _SIDEWAYS / 2)].abs())
         differences = torch.cat(found)
         return float(differences.median()) if differences.numel() else 0.0
 
@@ -218,7 +232,9 @@ def object_frame(views: Views) -> tuple[Tensor, float]:
     right = torch.einsum("vij,vj->i", across, cameras.positions)
     centre = torch.linalg.lstsq(across.sum(0), right[:, None]).solution[:, 0]
 
-    distance_px = torch.hypot(columns - x[:, None, None], rows - y[:, None, None]) * (views.masks >= 0.5)
+    across_image = (columns - x[:, None, None]) / k[:, 0, 0, None, None]
+    down_image = (rows - y[:, None, None]) / k[:, 1, 1, None, None]
+    slope = torch.hypot(across_image, down_image) * (views.masks >= 0.5)
     distance = torch.linalg.vector_norm(cameras.positions - centre, dim=-1)
-    radius = distance_px.amax((1, 2)) / k[:, 0, 0] * distance
+    radius = slope.amax((1, 2)) * distance
     return centre, float(radius.max()) * 1.3

@@ -6,11 +6,11 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from models.geometry.adjacency import components, edge_keys
+from models.geometry.compaction import compacted
 from models.geometry.mesh import Mesh
 from models.geometry.topology import corner_fans
 
@@ -37,20 +37,10 @@ def clean(mesh: Mesh, eyes: Tensor) -> Mesh:
     """
     faces = _distinct_faces(mesh.faces.cpu().long().numpy())
     surface = _cut_apart(_Surface(mesh.vertices.detach().cpu().double().numpy(), faces))
-    surface = _without_floaters(surface, _SMALLEST_SHARE)
+    surface = _without_floaters(surface)
     surface = _without_inner(surface, eyes.detach().cpu().double().numpy())
-    return _mesh(_closed(surface), mesh)
-
-
-def remove_floaters(mesh: Mesh, smallest_share: float = _SMALLEST_SHARE) -> Mesh:
-    """Drop connected components whose area is a small share of the largest one's, and unused vertices.
-
-    Args:
-        mesh: Any triangle mesh with at least one face.
-        smallest_share: Components below this share of the largest one's area go.
-    """
-    surface = _Surface(mesh.vertices.detach().cpu().double().numpy(), mesh.faces.cpu().long().numpy())
-    return _mesh(_without_floaters(surface, smallest_share), mesh)
+    whole = _closed(surface)
+    return compacted(whole.vertices, whole.faces, mesh)
 
 
 @dataclass(frozen=True)
@@ -69,16 +59,6 @@ class _Surface:
     def kept(self, keep: NDArray[np.bool_]) -> _Surface:
         """The same without some of its faces [F]."""
         return _Surface(self.vertices, self.faces[keep])
-
-
-def _mesh(surface: _Surface, like: Mesh) -> Mesh:
-    """The vertices in use, as float32 on the device of another mesh."""
-    used, compact = np.unique(surface.faces, return_inverse=True)
-    device = like.vertices.device
-    return Mesh(
-        torch.tensor(surface.vertices[used], dtype=torch.float32, device=device),
-        torch.tensor(compact.reshape(-1, 3), dtype=torch.int32, device=device),
-    )
 
 
 def _distinct_faces(faces: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -109,12 +89,13 @@ def _cut_apart(surface: _Surface) -> _Surface:
     return _Surface(surface.vertices[owner], faces.reshape(-1, 3))
 
 
-def _without_floaters(surface: _Surface, smallest_share: float) -> _Surface:
+def _without_floaters(surface: _Surface) -> _Surface:
+    """Drop components whose area is a small share of the largest one's."""
     a, b, c = surface.vertices[surface.faces].transpose(1, 0, 2)
     area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
     component = surface.component_of_faces()
     total = np.bincount(component, area)
-    return surface.kept((total >= smallest_share * total.max())[component])
+    return surface.kept((total >= _SMALLEST_SHARE * total.max())[component])
 
 
 def _without_inner(surface: _Surface, eyes: NDArray[np.float64]) -> _Surface:

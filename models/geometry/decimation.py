@@ -6,10 +6,10 @@ import logging
 
 import fast_simplification
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from models.geometry.adjacency import face_pairs
+from models.geometry.compaction import compacted
 from models.geometry.mesh import Mesh
 from models.geometry.topology import Topology, describe, irregular_vertices
 
@@ -62,14 +62,14 @@ def decimate(mesh: Mesh, target_triangles: int) -> Mesh:
     if best is None:
         LOGGER.warning("the mesh keeps its %d triangles: decimation would break its surface", len(faces))
         return mesh
-    return _compacted(*best, mesh)
+    return compacted(*best, mesh)
 
 
 def _kept(before: Topology, after: Topology) -> bool:
     """Whether a surface is what it was, as far as it was anything."""
     return (
         after.components == before.components
-        and after.genus == before.genus
+        and before.genus in (None, after.genus)  # an open surface has none; collapses may close its holes
         and after.closed >= before.closed
         and after.manifold >= before.manifold
     )
@@ -139,13 +139,3 @@ def _folded_vertices(points: NDArray[np.float64], triangles: NDArray[np.int64]) 
     found[pairs.edges[folded]] = True
     found[triangles[length < 1e-14]] = True  # of a surface one unit large
     return found
-
-
-def _compacted(points: NDArray[np.float64], triangles: NDArray[np.int64], like: Mesh) -> Mesh:
-    """A mesh of the points in use, as float32 on the device of another."""
-    used, compact = np.unique(triangles, return_inverse=True)
-    device = like.vertices.device
-    return Mesh(
-        torch.tensor(points[used], dtype=torch.float32, device=device),
-        torch.tensor(compact.reshape(-1, 3), dtype=torch.int32, device=device),
-    )

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.base import Callback
 from models.geometry.camera import Cameras
 
 _REACH = 2  # a window is (2 * _REACH + 1)^2 pixels
@@ -13,9 +14,9 @@ _SPREAD = 1.2  # standard deviation of a window's weights, pixels of its own spa
 _INLIER = 3.0  # measurements further than this many noise levels from the local plane are another surface
 _MIN_SUPPORT = 5.0  # measurements that a plane needs
 _OFF_CENTRE = 0.5  # a hole whose neighbours' centroid lies further off (pixels) is at a rim: not filled
-_FINE = 0.15  # noise below this, in pixels' widths on the object, is not smoothed
+_FINE = 0.15  # noise below this, in pixels on the object, is not smoothed
 _COARSE = 2.0  # noise from which a second, wider window is worth its bias; the third at twice this
-_SAME_SURFACE = 0.03  # depths that differ by less than this share are of the same surface
+SAME_SURFACE = 0.03  # depths that differ by less than this share are of the same surface
 _ROWS = 1 << 17  # pixels that are fitted together
 
 
@@ -41,7 +42,9 @@ def depth_noise(depths: Tensor, masks: Tensor) -> Tensor:
     return torch.stack(levels)
 
 
-def clean_depths(depths: Tensor, masks: Tensor, cameras: Cameras) -> Tensor:
+def clean_depths(
+    depths: Tensor, masks: Tensor, cameras: Cameras, *, callback: Callback | None = None
+) -> Tensor:
     """Smooth noisy depth maps, replace outliers and fill small holes; edges stay.
 
     Each pixel gets the value of a plane fitted to its window by robust weighted least squares (bilateral
@@ -52,14 +55,17 @@ def clean_depths(depths: Tensor, masks: Tensor, cameras: Cameras) -> Tensor:
     Args:
         depths: [V, H, W] z-depth, 0 where nothing was measured.
         masks: [V, H, W] coverage by the object; other pixels become 0.
-        cameras: The cameras of the maps: they tell how wide a pixel is on the object.
+        cameras: The cameras of the maps: they tell how large a pixel is on the object; of pixels that are not
+            square the longer side counts.
+        callback: Called after every view; what it raises is let through.
 
     Returns:
         [V, H, W] z-depth, 0 where nothing can be told.
     """
     noise = depth_noise(depths, masks)
     cleaned = []
-    for depth, mask, level, focal in zip(depths, masks, noise, cameras.intrinsics[:, 0, 0], strict=True):
+    focals = cameras.intrinsics[:, [0, 1], [0, 1]].amin(1)
+    for depth, mask, level, focal in zip(depths, masks, noise, focals, strict=True):
         inside = mask >= 0.5
         depth = torch.where(inside, depth, torch.zeros_like(depth))
         known = depth[depth > 0]
@@ -67,6 +73,8 @@ def clean_depths(depths: Tensor, masks: Tensor, cameras: Cameras) -> Tensor:
             pixel = float(known.median() / focal)
             depth = _cleaned(depth, inside, float(level), pixel)
         cleaned.append(depth)
+        if callback:
+            callback(len(cleaned) / len(depths), "cleaning depth maps", {})
     return torch.stack(cleaned)
 
 
@@ -86,14 +94,14 @@ def resize_depths(depths: Tensor, size: tuple[int, int]) -> Tensor:
     front = F.adaptive_max_pool2d(torch.where(depth > 0, 1 / depth.clamp(min=1e-30), 0), size)
     # A block across an edge has two depths, whose mean would float between them: keep the nearer surface.
     whole = F.interpolate(front, depth.shape[-2:], mode="nearest-exact")
-    same = (depth > 0) & ((depth * whole - 1).abs() < _SAME_SURFACE)
+    same = (depth > 0) & ((depth * whole - 1).abs() < SAME_SURFACE)
     share = F.interpolate(same.to(depth.dtype), size, mode="area")
     mean = F.interpolate(depth * same, size, mode="area") / share.clamp(min=1e-6)
     return torch.where(share > 0, mean, torch.zeros_like(mean))[:, 0]
 
 
 def _cleaned(depth: Tensor, inside: Tensor, noise: float, pixel: float) -> Tensor:
-    """One map [H, W]; `noise` and the width of a `pixel` on the object in the depth's unit."""
+    """One map [H, W]; `noise` and the size of a `pixel` on the object in the depth's unit."""
     if noise < _FINE * pixel:
         fitted = _fit(depth, inside & (depth == 0), 1, pixel)
         return torch.where(depth > 0, depth, fitted)

@@ -25,7 +25,7 @@ class CameraCorrections(nn.Module):
     apart. The views' mean motion is left out: the shape could make it as well.
 
     All lengths are in the normalised frame. Nothing waits for the device. In a loop: render with
-    `matrices(clip_from_world)[index]`, add `prior` with a small weight (1e-5 beside mean colour differences)
+    `matrices(clip_from_world)[index]`, add `prior` with a small weight beside the images' losses
     and give Adam `parameter_groups`.
 
     Attributes:

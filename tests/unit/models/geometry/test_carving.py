@@ -8,7 +8,7 @@ import torch
 
 from models.base import Views
 from models.geometry.camera import Cameras, intrinsics_from_fov, look_at
-from models.geometry.carving import Carver, object_bounds, silhouette_distance
+from models.geometry.carving import Carver, object_bounds, object_frame, silhouette_distance
 from schemas.errors import ModelError
 
 SIZE = 64
@@ -145,3 +145,51 @@ def test_a_thin_plate_seen_from_both_sides_is_kept():
     offset = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.02, 0.0], [0.0, -0.02, 0.0]])
     assert (carver(CENTER + offset) < 0).all()
     assert (carver(CENTER + torch.tensor([[0.0, 0.04, 0.0], [0.0, -0.04, 0.0]])) > 0).all()
+
+
+LEVEL = DIRECTIONS[:4]
+
+
+@pytest.mark.parametrize("flatness", [2.0, 1.78])
+def test_a_tall_object_is_held_whole_by_flat_focal_lengths(flatness):
+    """The sphere's images with a shorter vertical focal length show an object that much taller."""
+    views = replace(sphere_views(directions=LEVEL), depths=None)
+    intrinsics = views.cameras.intrinsics.clone()
+    intrinsics[:, 1, 1] /= flatness
+    tall = replace(views, cameras=replace(views.cameras, intrinsics=intrinsics))
+    height = flatness * RADIUS
+    center, half = object_frame(tall)
+    assert half > height
+    center, half = object_bounds(tall, Carver(tall))
+    assert (center - CENTER).abs().max() < 0.05
+    assert height <= half < 1.4 * height
+    up = torch.tensor([0.0, 0.0, 1.0])
+    carver = Carver(tall)
+    assert (carver(CENTER + up * height * torch.tensor([[-0.9], [0.9]])) < 0).all()
+    assert (carver(CENTER + up * height * torch.tensor([[-1.15], [1.15]])) > 0).all()
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_distances_do_not_depend_on_the_pixels_shape(axis):
+    """The same views stored with half as many rows (columns) carve the same field, to half a large pixel."""
+    views = replace(sphere_views(), depths=None)
+    size = [SIZE, SIZE]
+    size[axis] //= 2
+    masks = torch.nn.functional.interpolate(views.masks[:, None], size, mode="area")[:, 0]
+    images = torch.full((len(views), *size, 3), 0.5)
+    flat = replace(views, masks=masks, images=images, cameras=views.cameras.resized(size[1], size[0]))
+    generator = torch.Generator().manual_seed(0)
+    points = CENTER + 0.6 * torch.randn(500, 3, generator=generator)
+    pixel = 3.0 / flat.cameras.intrinsics[0, [0, 1], [0, 1]].min()
+    expected = Carver(views)(points)
+    assert (Carver(flat)(points) - expected).abs().max() < pixel
+    assert (Carver(flat)(points) - expected).abs().mean() < 0.25 * pixel
+
+
+@pytest.mark.parametrize("height", [2.0, 0.5])
+def test_the_silhouette_of_flat_pixels_runs_between_them(height):
+    mask = torch.zeros(1, 20, 20)
+    mask[0, 8:12, 8:12] = 1
+    field = silhouette_distance(mask, torch.tensor([height]))[0]
+    assert torch.allclose(field[:8, 10], height * (7.5 - torch.arange(8)))
+    assert torch.allclose(field[10, :8], 7.5 - torch.arange(8.0))

@@ -6,7 +6,7 @@ import pytest
 import torch
 import trimesh
 
-from models.geometry.cleaning import clean, remove_floaters
+from models.geometry.cleaning import clean
 from models.geometry.mesh import Mesh
 from models.geometry.topology import describe
 
@@ -52,10 +52,10 @@ def test_a_clean_surface_stays_as_it_is() -> None:
 
 def test_floaters_go_and_parts_of_the_object_stay() -> None:
     object_ = mesh(sphere(), sphere(0.3, at=3), sphere(0.05, at=-3))
-    for result in (clean(object_, FAR), remove_floaters(object_)):
-        assert describe(result.faces.long().numpy()).components == 2
-        assert result.vertices[:, 0].min() > -1.1
-        assert len(torch.unique(result.faces)) == len(result.vertices)
+    result = clean(object_, FAR)
+    assert describe(result.faces.long().numpy()).components == 2
+    assert result.vertices[:, 0].min() > -1.1
+    assert len(torch.unique(result.faces)) == len(result.vertices)
 
 
 @pytest.mark.parametrize("void", [True, False], ids=["a void", "an island"])

@@ -114,3 +114,18 @@ def test_a_surface_that_cannot_be_had_with_so_few_is_left_alone(caplog: pytest.L
     assert topology(result).manifold
     assert (result is mesh) == ("would break its surface" in caplog.text)
     assert len(result.faces) >= 240
+
+
+def test_an_open_surface_may_come_out_closed() -> None:
+    """A hole of three edges at the tip of a fine mesh goes with the first collapses there."""
+    ball = trimesh.creation.icosphere(4)
+    pricked = Mesh(
+        torch.tensor(np.asarray(ball.vertices), dtype=torch.float32),
+        torch.tensor(np.asarray(ball.faces)[1:], dtype=torch.int32),
+    )
+    assert topology(pricked).genus is None
+    result = decimate(pricked, 200)
+    assert topology(result).manifold
+    assert topology(result).closed
+    assert topology(result).genus == 0
+    assert len(result.faces) <= 210

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models.geometry.depth_maps import clean_depths, depth_noise, resize_depths
+from schemas.errors import JobCancelled
 from tests.unit.models.geometry.test_carving import sphere_views
 from tests.unit.models.nvdiffrec.camera_noise import with_noisy_depth
 from tests.unit.pipeline.textured_meshes import spot_views
@@ -68,6 +69,32 @@ def test_outliers_are_replaced(views):
     found = clean_depths(spoilt.depths, views.masks, views.cameras)
     assert (error(spoilt.depths, views) > 0.3).float().mean() > 0.015
     assert (error(found, views) > 0.3).float().mean() < 0.004
+
+
+def test_every_cleaned_map_is_reported_and_may_be_the_last(views):
+    seen = []
+    clean_depths(
+        views.depths, views.masks, views.cameras, callback=lambda share, *_: seen.append(round(share * 6))
+    )
+    assert seen == [1, 2, 3, 4, 5, 6]
+
+    def stop(*_):
+        raise JobCancelled
+
+    with pytest.raises(JobCancelled):
+        clean_depths(views.depths, views.masks, views.cameras, callback=stop)
+
+
+def test_noise_is_judged_by_the_longer_side_of_a_pixel(views):
+    """Noise of a fifth of a square pixel is smoothed, of a tenth of a longer one kept."""
+    pixel = 3.2 / views.cameras.intrinsics[0, 0, 0]
+    noisy = with_noisy_depth(views, noise=float(0.2 * pixel / 3.2), holes=0.0)
+    assert not torch.equal(clean_depths(noisy.depths, noisy.masks, noisy.cameras), noisy.depths)
+    for axis in (0, 1):
+        intrinsics = views.cameras.intrinsics.clone()
+        intrinsics[:, axis, axis] /= 2
+        found = clean_depths(noisy.depths, noisy.masks, replace(noisy.cameras, intrinsics=intrinsics))
+        assert torch.equal(found[noisy.depths > 0], (noisy.depths * (noisy.masks >= 0.5))[noisy.depths > 0])
 
 
 def test_a_map_without_measurements_stays_empty(views):

@@ -2,7 +2,6 @@ import numpy as np
 import torch
 import trimesh
 
-from models.geometry.cleaning import remove_floaters
 from models.geometry.mesh import Mesh, unique_edges, vertex_normals
 
 
@@ -32,20 +31,3 @@ def test_unique_edges_agree_with_a_set():
     found = [tuple(edge) for edge in unique_edges(faces).tolist()]
     assert len(found) == len(set(found))
     assert set(found) == expected
-
-
-def test_small_components_and_unused_vertices_go():
-    big, small = trimesh.creation.icosphere(radius=1.0), trimesh.creation.icosphere(radius=0.05)
-    small.apply_translation([2, 0, 0])
-    both = as_mesh(trimesh.util.concatenate([small, big]))
-    kept = remove_floaters(both)
-    assert kept.faces.shape[0] == len(big.faces)
-    assert kept.vertices.shape[0] == len(big.vertices)
-    np.testing.assert_allclose(kept.vertices.norm(dim=1), 1, atol=1e-6)
-
-
-def test_components_of_similar_size_stay():
-    one, two = trimesh.creation.box(), trimesh.creation.box()
-    two.apply_translation([3, 0, 0])
-    both = as_mesh(trimesh.util.concatenate([one, two]))
-    assert remove_floaters(both).faces.shape[0] == 24
