@@ -45,27 +45,37 @@ class Decoded:
 def read_headers(folder: Path, plan: InputPlan, limits: Limits) -> list[Header]:
     """Look at every file of a plan without decoding it; returns the headers of the images.
 
+    Images, depth maps and masks all count against `limits.max_decoded_pixels`.
+
     Raises:
         InvalidJob: UNSUPPORTED_IMAGE_FORMAT, INVALID_IMAGE, IMAGE_TOO_LARGE or INPUT_TOO_LARGE.
     """
     headers, total = [], 0
     for view in plan.views:
-        header = read_header(folder / view.image, view.image, limits)
-        for key in (view.depth, view.mask):
+        found = []
+        for key in (view.image, view.depth, view.mask):
             if key is not None:
-                read_header(folder / key, key, limits)
-        headers.append(header)
-        total += header.width * header.height
-        if total > limits.max_decoded_pixels:
-            rule = f"the images of an input may have at most {limits.max_decoded_pixels} pixels together"
-            raise InvalidJob(
-                ErrorCode.INPUT_TOO_LARGE,
-                f"{view.image!r} is one image too many: {rule}.",
-                file=view.image,
-                rule=rule,
-                limit=limits.max_decoded_pixels,
-            )
+                header = read_header(folder / key, key, limits)
+                total += header.width * header.height
+                _check_total(key, total, limits)
+                found.append(header)
+        headers.append(found[0])
     return headers
+
+
+def _check_total(key: str, total: int, limits: Limits) -> None:
+    if total > limits.max_decoded_pixels:
+        rule = (
+            "the images, depth maps and masks of an input may have at most "
+            f"{limits.max_decoded_pixels} pixels together"
+        )
+        raise InvalidJob(
+            ErrorCode.INPUT_TOO_LARGE,
+            f"{key!r} is one file too many: {rule}.",
+            file=key,
+            rule=rule,
+            limit=limits.max_decoded_pixels,
+        )
 
 
 def decode_views(
@@ -141,14 +151,14 @@ class _Arrays:
         self._limits = limits
         self._size = size
         views, shape = len(plan.views), (len(plan.views), size[1], size[0])
-        self._images: Floats = np.empty((*shape, 3), np.float32)
+        self._images: Floats = np.zeros((*shape, 3), np.float32)
         self._masks: Floats | None = None
         self._alphas: Floats | None = None
         self._depths: Floats | None = None
         if all(view.mask is not None for view in plan.views):
-            self._masks = np.empty(shape, np.float32)
+            self._masks = np.zeros(shape, np.float32)
         elif all(header.has_alpha for header in headers):
-            self._alphas = np.empty(shape, np.float32)
+            self._alphas = np.zeros(shape, np.float32)
         if any(view.depth is not None for view in plan.views):
             self._depths = np.zeros(shape, np.float32)
         self._transparent = [False] * views
@@ -163,7 +173,8 @@ class _Arrays:
         target = self._alphas if view.mask is None else self._masks
         unchanged = maps is None and size == self._size
         self._images[index] = color if unchanged else filtered_color(color, coverage, smooth)
-        if coverage is not None and target is not None:
+        if target is not None:
+            assert coverage is not None, f"{view.image}: the header promised an alpha channel"
             np.clip(smooth(coverage), 0, 1, out=target[index])
         if alpha is not None:
             self._transparent[index] = bool((alpha < 1).any())

@@ -53,7 +53,8 @@ class Header:
     Attributes:
         format: Told by the content.
         width, height: Pixels, as stored.
-        has_alpha: Whether there is an alpha channel, or a colour that stands for transparent.
+        has_alpha: Whether `read_color` gives alpha: the file has an alpha channel, or a colour that stands
+            for transparent (one of 16-bit grey is ignored).
     """
 
     format: Format
@@ -146,6 +147,8 @@ def read_color(path: Path, name: str, limits: Limits) -> tuple[Floats, Floats | 
 
 
 def _has_alpha(image: Image.Image) -> bool:
+    if image.mode in _MODES_16:
+        return False  # Pillow reads no alpha with 16-bit grey, and drops a grey that stands for transparent
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 

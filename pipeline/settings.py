@@ -37,11 +37,14 @@ class Limits:
     max_input_bytes: int = 4096 * _MIB
     """Bytes of all files that are downloaded."""
     max_image_pixels: int = 64_000_000
-    """Pixels of one image, judged by its header."""
+    """Pixels of one image, judged by its header, and of one that is undistorted, which is made smaller. While
+    an image is undistorted, each of its pixels costs about 110 bytes of memory: 7 GB at this bound."""
     max_image_side: int = 16_384
-    """Pixels of an image's longer side, judged by its header."""
-    max_decoded_pixels: int = 4_000_000_000
-    """Pixels of all images together, judged by their headers: bounds the time that decoding takes."""
+    """Pixels of an image's longer side, judged by its header; undistorted images keep to it as well. OpenCV
+    undistorts no image with sides above 32766."""
+    max_decoded_pixels: int = 8_000_000_000
+    """Pixels of all images, depth maps and masks together, judged by their headers: bounds the time that
+    decoding takes."""
     max_total_pixels: int = 220_000_000
     """Pixels of all views together at their common size, to which larger ones are scaled down; each costs
     20 bytes (colour, mask, depth as float32). 200 views of 1024x1024 fit."""

@@ -64,12 +64,18 @@ def remove_depth(folder: Path) -> None:
         edit_transforms(folder, lambda data: [f.pop("depth_file_path") for f in data["frames"]])
 
 
-def png_bytes(width: int, height: int, *, bits: int, color_type: int, rows: bytes) -> bytes:
-    """A PNG built by hand, for formats that Pillow does not write, and for lying headers."""
+def png_bytes(
+    width: int, height: int, *, bits: int, color_type: int, rows: bytes, transparent: bytes | None = None
+) -> bytes:
+    """A PNG built by hand, for formats that Pillow does not write, and for lying headers.
+
+    `transparent` is the colour that stands for transparent, as the tRNS chunk holds it.
+    """
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    marked = b"" if transparent is None else chunk(b"tRNS", transparent)
+    body = chunk(b"IHDR", header) + marked + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body

@@ -87,6 +87,20 @@ def test_16_bit_colour_keeps_its_depth(tmp_path, color_type, channels):
     assert read_header(tmp_path / "x", "x", MANY).has_alpha == (channels != 3)
 
 
+@pytest.mark.parametrize(
+    ("bits", "color_type", "channels"), [(1, 0, 1), (8, 0, 1), (16, 0, 1), (8, 2, 3), (16, 2, 3)]
+)
+def test_the_header_promises_alpha_where_decoding_gives_it(tmp_path, bits, color_type, channels):
+    row = bytes(8 * bits * channels // 8)
+    rows = 4 * (b"\0" + row)
+    data = png_bytes(8, 4, bits=bits, color_type=color_type, rows=rows, transparent=bytes(2 * channels))
+    (tmp_path / "x").write_bytes(data)
+    _, alpha = read_color(tmp_path / "x", "x", MANY)
+    assert read_header(tmp_path / "x", "x", MANY).has_alpha is (alpha is not None)
+    if alpha is not None:
+        np.testing.assert_array_equal(alpha, 0)
+
+
 def test_16_bit_colour_that_is_cut_off_is_damaged(tmp_path):
     random = np.random.default_rng(0)
     rows = b"".join(b"\0" + random.bytes(64 * 6) for _ in range(64))

@@ -144,13 +144,34 @@ def test_bounds_on_files_bytes_and_views(folder):
     limits = Limits(max_file_bytes=largest.stat().st_size - 1)
     assert largest.name in refused(ErrorCode.INPUT_TOO_LARGE, folder, limits, file=None)
     refused(ErrorCode.INPUT_TOO_LARGE, folder, Limits(max_views=5), file=None)
-    refused(
-        ErrorCode.INPUT_TOO_LARGE, folder, Limits(max_decoded_pixels=6 * 128 * 128 - 1), file="images/005.png"
-    )
     exact = Limits(
-        max_files=13, max_views=6, max_decoded_pixels=6 * 128 * 128, max_total_pixels=6 * 128 * 128
+        max_files=13, max_views=6, max_decoded_pixels=12 * 128 * 128, max_total_pixels=6 * 128 * 128
     )
     assert check(folder, exact).width == 128
+
+
+def test_bounds_on_pixels_count_images_depth_maps_and_masks(folder):
+    pixels = 128 * 128
+    last_depth = Limits(max_decoded_pixels=12 * pixels - 1)
+    assert "depth/005.png" in refused(ErrorCode.INPUT_TOO_LARGE, folder, last_depth, file="depth/005.png")
+    last_image = Limits(max_decoded_pixels=11 * pixels - 1)
+    refused(ErrorCode.INPUT_TOO_LARGE, folder, last_image, file="images/005.png")
+    (folder / "masks").mkdir()
+    for path in (folder / "images").iterdir():
+        Image.open(path).getchannel("A").save(folder / "masks" / path.name)
+    refused(
+        ErrorCode.INPUT_TOO_LARGE, folder, Limits(max_decoded_pixels=18 * pixels - 1), file="masks/005.png"
+    )
+    assert check(folder, Limits(max_decoded_pixels=18 * pixels)).mask_source == "mask_path"
+
+
+def test_a_grey_that_stands_for_transparent_in_16_bits_is_no_mask(folder):
+    remove_depth(folder)
+    row = b"\0" + np.full(128, 1000, ">u2").tobytes()
+    for path in (folder / "images").iterdir():
+        data = png_bytes(128, 128, bits=16, color_type=0, rows=128 * row, transparent=b"\0\1")
+        path.write_bytes(data)
+    refused(ErrorCode.MASK_MISSING, folder, file=None)
 
 
 def test_views_that_are_too_large_together_are_scaled_down(folder):
