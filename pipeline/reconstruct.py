@@ -10,6 +10,9 @@ from models.base import Callback, Reconstruction, Reconstructor, Views
 from schemas.errors import ErrorCode, ModelError
 from schemas.options import Options
 
+_TENSORS = ("vertices", "uvs", "base_color", "roughness_metallic", "normal_map", "environment")
+"""Attributes of a mesh that hold real numbers; the last three may be None."""
+
 
 def choose_reconstructor(reconstructors: Mapping[str, Reconstructor], model: str) -> Reconstructor:
     """The reconstructor of a model.
@@ -42,9 +45,9 @@ def reconstruct_views(
     mesh = reconstruction.mesh
     if mesh.faces.shape[0] == 0:
         raise ModelError(ErrorCode.MODEL_DIVERGED, "The optimisation ended without a surface.")
-    tensors = {"vertices": mesh.vertices, "uvs": mesh.uvs, "base_color": mesh.base_color}
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
+    for name in _TENSORS:
+        tensor = getattr(mesh, name)
+        if tensor is not None and not bool(torch.isfinite(tensor).all()):
             raise ModelError(
                 ErrorCode.MODEL_DIVERGED, f"The optimisation gave {name} that are not finite.", tensor=name
             )

@@ -1,5 +1,7 @@
 import errno
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -32,6 +34,17 @@ def test_a_real_failure_of_torchs_allocator_is_host_memory():
     with pytest.raises(ReconError) as caught, translated_failures():
         torch.empty(1 << 60, dtype=torch.uint8)
     assert caught.value.code is ErrorCode.HOST_OUT_OF_MEMORY
+
+
+def test_a_real_failure_of_opencvs_allocator_is_host_memory():
+    with pytest.raises(ReconError) as caught, translated_failures():
+        cv2.resize(np.zeros((1, 1)), (1 << 20, 1 << 20))  # 8 TB
+    assert caught.value.code is ErrorCode.HOST_OUT_OF_MEMORY
+
+
+def test_other_failures_of_opencv_pass_as_they_are():
+    with pytest.raises(cv2.error), translated_failures():
+        cv2.resize(np.zeros((1, 1)), (0, 0))
 
 
 @pytest.mark.skipif(ACCELERATOR_ERROR is None, reason="this torch has no AcceleratorError")

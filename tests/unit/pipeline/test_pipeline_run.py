@@ -3,13 +3,14 @@
 import json
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import torch
 from input_folders import copy_spot
-from textured_meshes import spherical_mesh, spot_mesh
+from textured_meshes import lit_sphere, spherical_mesh, spot_mesh
 
 from models.base import Reconstruction
 from models.geometry.mesh import TexturedMesh
@@ -252,6 +253,19 @@ def test_a_mesh_that_is_no_surface_means_the_model_diverged(place):
     ):
         place.model.make = lambda broken=broken: broken
         assert place.fails(place.job()).code is ErrorCode.MODEL_DIVERGED
+
+
+@pytest.mark.parametrize(
+    "name", ["vertices", "uvs", "base_color", "roughness_metallic", "normal_map", "environment"]
+)
+def test_every_texture_must_be_finite(place, name):
+    mesh = lit_sphere(32)
+    values = getattr(mesh, name).clone()
+    values.view(-1)[7] = float("inf")
+    place.model.make = lambda: replace(mesh, **{name: values})
+    error = place.fails(place.job())
+    assert error.code is ErrorCode.MODEL_DIVERGED
+    assert error.details["tensor"] == name
 
 
 def test_the_device_is_named(place):
