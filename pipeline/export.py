@@ -83,8 +83,8 @@ def _obj(surface: Surface, name: str) -> str:
 def _mtl(name: str, images: TextureImages) -> str:
     """A material without highlights of MTL's own; illumination model 0 is MTL's word for unlit.
 
-    Roughness, metallic and normal map are the PBR extension that most importers know (Pr, Pm, norm). Older
-    ones know a normal map by the name of bump maps only.
+    Roughness, metallic and normal map are the PBR extension that most importers know (Pr, Pm, norm). The
+    format's own map_Bump is a map of heights, which a normal map must not be given as.
     """
     unlit = images.roughness is None
     lines = [
@@ -100,7 +100,7 @@ def _mtl(name: str, images: TextureImages) -> str:
         # The factors multiply the maps, as Kd does.
         lines += ["Pr 1", "Pm 1", f"map_Pr {textures.ROUGHNESS_PATH}", f"map_Pm {textures.METALLIC_PATH}"]
     if images.normal is not None:
-        lines += [f"norm {textures.NORMAL_PATH}", f"map_Bump {textures.NORMAL_PATH}"]
+        lines.append(f"norm {textures.NORMAL_PATH}")
     return "\n".join(lines) + "\n"
 
 
