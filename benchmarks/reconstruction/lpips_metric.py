@@ -9,14 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+WEIGHTS = "alexnet-owt-7be5be79.pth"
+"""The file that torchvision looks for (`AlexNet_Weights.IMAGENET1K_V1`) and would download otherwise."""
+
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 """Takes two batches of images [V, H, W, 3] in [0, 1] and returns a distance for each pair, [V]."""
 
 
 def load_lpips(device: torch.device) -> Perceptual | None:
     """LPIPS with AlexNet, as most papers report it; None without the package `lpips` or AlexNet's weights."""
-    weights = Path(torch.hub.get_dir()) / "checkpoints"
-    if find_spec("lpips") is None or not any(weights.glob("alexnet-*.pth")):
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
+    if find_spec("lpips") is None or not weights.is_file():
         return None
     import lpips  # type: ignore[import-not-found, unused-ignore]
 

@@ -12,8 +12,9 @@ Row = dict[str, str]
 
 ALIGNED = (
     "The result of noisy cameras is aligned with the true world before it is measured, by the similarity "
-    "between its own cameras (refined, or as given) and the true ones. Errors of cameras are root mean "
-    "squares after alignment, degrees and share of the distance to the object."
+    "between its own cameras (refined, or as given) and the true ones, over where each camera sees samples "
+    "of the true surface, which is more favourable than BARF's camera centres. Errors of cameras are "
+    "root mean squares after alignment, degrees and share of the distance to the object."
 )
 BASELINE = (
     "Baseline: NVlabs/nvdiffrec on an H200, own measurement, from colour and masks alone. Differences are "
