@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.images import Header
 from pipeline.poses import intrinsics_of
+from pipeline.settings import Limits
 from pipeline.transforms import Frame
 from pipeline.undistort import Undistortion, plan_undistortion
 
@@ -27,6 +28,13 @@ class Geometry:
     width: int
     height: int
     undistortion: Undistortion | None = None
+
+    def within(self, limits: Limits) -> Geometry:
+        """The same image, with fewer pixels where undistorting would make more than an image may have."""
+        if self.undistortion is None:
+            return self
+        plan = self.undistortion.within(limits)
+        return Geometry(plan.intrinsics, plan.width, plan.height, plan)
 
 
 def framed_geometry(frame: Frame, header: Header) -> Geometry:

@@ -8,7 +8,7 @@ at the border, and no pixel counts as background without having been seen.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.distortion import Distortion, Points
 from pipeline.images import Floats
+from pipeline.settings import Limits
 from pipeline.transforms import invalid_cameras
 from schemas.errors import InvalidJob
 
@@ -64,6 +65,15 @@ class Undistortion:
         left, top, right, bottom = self.window
         fl_x, fl_y = self.width / (right - left), self.height / (bottom - top)
         return np.array([[fl_x, 0, -left * fl_x], [0, fl_y, -top * fl_y], [0, 0, 1.0]])
+
+    def within(self, limits: Limits) -> Undistortion:
+        """The same pinhole image, with fewer pixels where it was enlarged beyond what an image may have."""
+        side = limits.max_image_side / max(self.width, self.height)
+        scale = min(side, math.sqrt(limits.max_image_pixels / (self.width * self.height)))
+        if scale >= 1:
+            return self
+        width, height = (max(1, math.floor(length * scale)) for length in (self.width, self.height))
+        return replace(self, width=width, height=height)
 
     def maps(self) -> Maps:
         """Where each pixel of the pinhole image lies in the distorted one, x and y [H, W].

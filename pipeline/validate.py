@@ -26,7 +26,8 @@ class InputSummary:
 
     Attributes:
         views: Number of views.
-        width, height: Of every image, pixels.
+        width, height: Of every view as it is computed on, pixels: the common size after lens distortion is
+            undone and sizes are matched, which need not be that of any file.
         depth_views: How many views have a depth map.
         mask_source: `mask_path`, `alpha` or `depth`.
         camera_source: `transforms.json`, `rig:<name>` or `sfm:pycolmap`.
@@ -58,7 +59,7 @@ def validate_folder(path: Path, options: Options, limits: Limits) -> InputSummar
         geometry = [uncalibrated(header) for header in headers]
         decoded = decode_views(path, plan, headers, geometry, limits, _silent)
     else:
-        poses, geometry = known_cameras(plan, headers, options.cameras)
+        poses, geometry = known_cameras(plan, headers, options.cameras, limits)
         decoded = decode_views(path, plan, headers, geometry, limits, _silent)
         check_depths(posed_views(plan, decoded, poses, geometry))
     return InputSummary(
@@ -80,7 +81,7 @@ def load_checked(
     limits: Limits,
     tick: Tick,
     *,
-    scratch: Path | None = None,
+    scratch: Path,
 ) -> LoadedInput:
     """Decode an input, estimate its cameras if it has none, and hold its parts against each other.
 
@@ -90,7 +91,8 @@ def load_checked(
         options: The job's.
         limits: Bounds on pixels.
         tick: Progress.
-        scratch: Where cameras are estimated; a temporary folder of the system if None.
+        scratch: An existing folder in which cameras are estimated. What a killed process leaves behind stays
+            there, so it is to be one that is cleaned up.
 
     Raises:
         InvalidJob: as `load_views`; INVALID_OPTIONS where too many views would be held out.

@@ -82,7 +82,7 @@ def load_views(
     def decoding(fraction: float, message: str) -> None:
         tick(begun + (1 - begun) * fraction, message)
 
-    poses, geometry = known_cameras(plan, headers, options.cameras)
+    poses, geometry = known_cameras(plan, headers, options.cameras, limits)
     decoded = decode_views(folder, plan, headers, geometry, limits, decoding)
     return LoadedInput(
         posed_views(plan, decoded, poses, geometry), decoded.mask_source, source, decoded.depth_views, dropped
@@ -97,16 +97,19 @@ def known_camera_source(plan: InputPlan, options: Options) -> str | None:
 
 
 def known_cameras(
-    plan: InputPlan, headers: Sequence[Header], options: CameraOptions
+    plan: InputPlan, headers: Sequence[Header], options: CameraOptions, limits: Limits
 ) -> tuple[NDArray[np.float64], list[Geometry]]:
     """Poses [V, 4, 4] (camera to world, OpenGL axes) and pixels of views with frames, or else of the rig.
+
+    No view has more pixels, undistorted, than `limits` allows an image.
 
     Raises:
         InvalidJob: INVALID_CAMERAS, VIEW_MISMATCH.
     """
     frames = tuple(view.frame for view in plan.views if view.frame is not None)
     if frames:
-        return check_poses(frames), [framed_geometry(*pair) for pair in zip(frames, headers, strict=True)]
+        poses = check_poses(frames)
+        return poses, [framed_geometry(*pair).within(limits) for pair in zip(frames, headers, strict=True)]
     sizes = [(header.width, header.height) for header in headers]
     return axis6_poses(options.rig_distance), [
         Geometry(rig_intrinsics(options, *size), *size) for size in sizes

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import trimesh
@@ -115,7 +116,10 @@ def read_views(folder: Path, options: NvdiffrecOptions) -> Views:
     """
     store = FolderStore(Location("file", "", str(folder)))
     plan = plan_input(store, options, Limits())
-    return load_checked(folder, plan, options, Limits(), lambda fraction, message: None).views
+    with TemporaryDirectory(prefix="benchmark-") as scratch:
+        return load_checked(
+            folder, plan, options, Limits(), lambda fraction, message: None, scratch=Path(scratch)
+        ).views
 
 
 def read_truth(path: Path) -> Truth:

@@ -88,7 +88,7 @@ def plan_of(folder: Path, options: NvdiffrecOptions) -> InputPlan:
 
 def load(folder: Path, tick=lambda fraction, message: None, **options) -> LoadedInput:
     chosen = NvdiffrecOptions(**options)
-    return load_checked(folder, plan_of(folder, chosen), chosen, Limits(), tick)
+    return load_checked(folder, plan_of(folder, chosen), chosen, Limits(), tick, scratch=folder)
 
 
 def refusal(folder: Path, **options) -> InvalidJob:

@@ -28,6 +28,7 @@ SCALE = 0.0001
 PINHOLE = Lens(160, 160, (215.0, 215.0), (80.0, 80.0))
 BARREL = replace(PINHOLE, coefficients={"k1": -0.3, "k2": 0.1, "k3": -0.02, "p1": 0.004, "p2": -0.003})
 FISHEYE = Lens(150, 150, (180.0, 182.0), (77.0, 73.0), {"k1": 0.03, "k3": -0.002}, fisheye=True)
+WIDE = Lens(150, 150, (95.0, 95.0), (75.0, 75.0), {"k1": 0.03, "k3": -0.002}, fisheye=True)
 PORTRAIT = Lens(120, 200, (230.0, 226.0), (58.0, 103.0))
 LANDSCAPE = Lens(240, 150, (190.0, 190.0), (120.0, 75.0))
 SMALL = Lens(96, 96, (130.0, 130.0), (48.0, 48.0))
@@ -52,7 +53,7 @@ def write(folder: Path, mesh, lenses: list[Lens], **depth: Any) -> Path:
 def load(folder: Path, limits: Limits | None = None) -> LoadedInput:
     limits, options = limits or Limits(), NvdiffrecOptions()
     plan = plan_input(FolderStore(Location("file", "", str(folder))), options, limits)
-    return load_checked(folder, plan, options, limits, lambda fraction, message: None)
+    return load_checked(folder, plan, options, limits, lambda fraction, message: None, scratch=folder.parent)
 
 
 def assert_true(views: Views, mesh, *, psnr: float = 28.0, depth: float = 0.012) -> None:
@@ -71,6 +72,14 @@ def test_lens_distortion_is_undone(tmp_path, mesh, lens):
     loaded = load(write(tmp_path, mesh, [lens] * 3))
     assert_true(loaded.views, mesh)
     assert loaded.depth_views == 3
+
+
+def test_an_undistorted_image_keeps_within_the_bounds_on_images(tmp_path, mesh):
+    write(tmp_path, mesh, [WIDE] * 3)
+    assert load(tmp_path).views.masks.shape[2] > 150
+    loaded = load(tmp_path, Limits(max_image_side=150))
+    assert max(loaded.views.masks.shape[1:]) == 150
+    assert_true(loaded.views, mesh, psnr=25.0)  # a smaller image; half a pixel would make it 20
 
 
 def test_a_lens_taken_for_a_pinhole_is_seen_by_the_same_measure(tmp_path, mesh):

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.distortion import Distortion
+from pipeline.settings import Limits
 from pipeline.undistort import plan_undistortion, remapped
 from schemas.errors import ErrorCode, InvalidJob
 
@@ -110,6 +111,26 @@ def test_a_fisheye_beyond_the_half_sphere_shows_its_middle():
     left, _, right, _ = circular.window
     assert -1.74 < left < -1.5
     assert 1.5 < right < 1.74
+
+
+def test_what_is_enlarged_keeps_within_the_bounds_on_an_image():
+    intrinsics = np.array([[10_000.0, 0, 8192], [0, 10_000, 32], [0, 0, 1]])
+    free = plan(Distortion(True, (-0.2, 0.0, 0.0, 0.0)), intrinsics, 16384, 64)
+    assert free.width > 32767  # OpenCV undistorts no image of this width
+    bound = free.within(Limits())
+    assert bound.width == Limits().max_image_side
+    assert bound.window == free.window
+    made = remapped(np.full((64, 16384), 0.5, np.float32), bound.maps())
+    assert made.shape == (bound.height, bound.width)
+    np.testing.assert_allclose(made, 0.5, atol=1e-6)
+    few = free.within(Limits(max_image_pixels=1_000_000))
+    assert 990_000 < few.width * few.height <= 1_000_000
+    shrunk = np.diag([few.width / free.width, few.height / free.height, 1.0])
+    np.testing.assert_allclose(few.intrinsics, shrunk @ free.intrinsics)
+
+
+def test_what_is_within_the_bounds_stays_as_it_is(lens):
+    assert plan(lens).within(Limits()) == plan(lens)
 
 
 @pytest.mark.parametrize(
