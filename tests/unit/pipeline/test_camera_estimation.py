@@ -88,7 +88,7 @@ def plan_of(folder: Path, options: NvdiffrecOptions) -> InputPlan:
 
 def load(folder: Path, tick=lambda fraction, message: None, **options) -> LoadedInput:
     chosen = NvdiffrecOptions(**options)
-    return load_checked(folder, plan_of(folder, chosen), chosen, Limits(), tick, scratch=folder)
+    return load_checked(folder, plan_of(folder, chosen), chosen, Limits(), tick, scratch=folder.parent)
 
 
 def refusal(folder: Path, **options) -> InvalidJob:
@@ -168,7 +168,7 @@ def test_a_photograph_of_something_else_is_left_out_also_if_a_second_attempt_die
 
 def test_neighbours_45_degrees_apart_are_found_with_features_that_stand_it(tmp_path):
     poses, reports = around(8, rings=(20.0,)), []
-    photograph(tmp_path, speckled_spot(), poses, size=(480, 480))
+    photograph(tmp_path, speckled_spot(), poses, size=(400, 400))
     loaded = load(tmp_path, lambda fraction, message: reports.append((fraction, message)))
     assert any("robust features" in message for _, message in reports)
     assert [fraction for fraction, _ in reports] == sorted(fraction for fraction, _ in reports)
@@ -179,7 +179,11 @@ def test_neighbours_45_degrees_apart_are_found_with_features_that_stand_it(tmp_p
 
 
 def test_two_sides_without_what_is_between_them_are_refused_with_what_to_do(spot, tmp_path):
-    error = refusal(some(spot, tmp_path, [0, 1, 2, 8, 9, 10]))
+    folder = some(spot, tmp_path, [0, 1, 2, 8, 9, 10])
+    for path in (folder / "images").iterdir():
+        image = Image.open(path)
+        image.resize((240, 220), Image.Resampling.LANCZOS).save(path)
+    error = refusal(folder)
     assert "3 others belong together but not with these" in error.message
     assert "features = 'all'" in error.message
     assert (error.details["actual"], error.details["limit"]) == (3, 4)
