@@ -25,7 +25,8 @@ TRUTH = ROOT / "examples" / "spot-small" / "mesh.ply"
 
 QUICK = {
     "preset": "preview",
-    "geometry_iterations": 60,
+    "geometry_iterations": 30,
+    "grid_resolution": 32,
     "texture_iterations": 10,
     "outputs.previews": False,
     # What is looked at here is the shape; a few steps give no colours worth judging.
@@ -83,7 +84,7 @@ def distance_after_alignment(mesh: trimesh.Trimesh) -> tuple[float, float]:
 
 
 def test_a_folder_of_photographs_without_cameras_becomes_a_mesh(tmp_path):
-    photograph(tmp_path / "input", speckled_spot(), around(16, rings=(20.0,)), size=(360, 360))
+    photograph(tmp_path / "input", speckled_spot(), around(16, rings=(20.0,)), size=(320, 320))
     code, record, text = run(tmp_path / "input", tmp_path / "out")
     assert code == 0, text
     report, mesh = result(tmp_path / "out", record)
@@ -93,17 +94,6 @@ def test_a_folder_of_photographs_without_cameras_becomes_a_mesh(tmp_path):
     assert report.input_views.mask_iou > 0.95
     distance, _ = distance_after_alignment(mesh)
     assert distance < 0.03  # the object is about 2 across
-
-
-def test_photographs_that_show_nothing_in_common_are_refused_clearly(tmp_path):
-    photograph(tmp_path / "input", speckled_spot(contrast=0), around(4, rings=(20.0,)), size=(200, 200))
-    code, record, text = run(tmp_path / "input", tmp_path / "out")
-    assert code == 1
-    assert record.error is not None
-    assert record.error.code == "CAMERA_ESTIMATION_FAILED"
-    assert "15 to 30 degrees" in record.error.message
-    assert record.error.retryable is False
-    assert "CAMERA_ESTIMATION_FAILED" in text
 
 
 def test_lenses_and_sizes_of_every_kind_become_a_mesh_where_the_cameras_are(tmp_path):
