@@ -91,9 +91,13 @@ def filtered_color(color: Floats, coverage: Floats | None, smooth: Callable[[Flo
         coverage: [H, W] in [0, 1], by the object, if it is known.
         smooth: A linear filter of arrays [H, W] or [H, W, C].
     """
-    plain = smooth(color)
-    if coverage is not None:
+    if coverage is None:
+        plain = smooth(color)
+    else:
+        # In this order and in place: of a large image, no array exists longer than it has to.
         share = smooth(coverage)[..., None]
-        own = smooth(color * coverage[..., None]) / np.maximum(share, MIN_COVERAGE)
-        plain = np.where(share >= MIN_COVERAGE, own, plain)
+        own = smooth(color * coverage[..., None])
+        own /= np.maximum(share, MIN_COVERAGE)
+        plain = smooth(color)
+        np.copyto(plain, own, where=share >= MIN_COVERAGE)
     return np.clip(plain, 0, 1, out=plain)

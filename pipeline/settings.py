@@ -37,8 +37,8 @@ class Limits:
     max_input_bytes: int = 4096 * _MIB
     """Bytes of all files that are downloaded."""
     max_image_pixels: int = 64_000_000
-    """Pixels of one image, judged by its header, and of one that is undistorted, which is made smaller. While
-    an image is undistorted, each of its pixels costs about 110 bytes of memory: 7 GB at this bound."""
+    """Pixels of one image, judged by its header; undistorted images are not enlarged beyond. Undistorting
+    takes about 65 bytes of memory for each pixel of one file at a time: 4 GB at this bound."""
     max_image_side: int = 16_384
     """Pixels of an image's longer side, judged by its header; undistorted images keep to it as well. OpenCV
     undistorts no image with sides above 32766."""
