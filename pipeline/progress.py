@@ -96,6 +96,17 @@ class ProgressTracker:
         self._done = base + share
         report(1.0)
 
+    def reweigh(self, weights: Mapping[str, float]) -> None:
+        """Share what is left among the stages to come by other weights, between two stages.
+
+        Args:
+            weights: Of all stages; those that have finished keep the share they had.
+        """
+        finished = {timing.stage for timing in self.timings}
+        left = {name: weight for name, weight in weights.items() if name not in finished}
+        unit = (1.0 - self._done) / sum(left.values())
+        self._share |= {name: weight * unit for name, weight in left.items()}
+
     def _report(self, stage: str, fraction: float, message: str, metrics: dict[str, float]) -> None:
         self._fraction = max(self._fraction, min(fraction, 1.0))
         eta = self._eta.update(self._clock() - self._started, self._fraction)

@@ -29,7 +29,7 @@ from pipeline.settings import PipelineSettings
 from pipeline.stages import stage_weights
 from pipeline.storage import check_allowed, open_store
 from pipeline.validate import load_checked, split_holdout
-from pipeline.views import LoadedInput
+from pipeline.views import LoadedInput, known_camera_source
 from schemas.errors import ErrorCode, ModelError, ReconError
 from schemas.jobs import Job
 from schemas.quality import Check, QualityReport
@@ -163,6 +163,9 @@ class Pipeline:
                 cancel=context.cancel,
                 report=report,
             )
+        options = context.job.options
+        estimating = known_camera_source(plan, options) is None
+        context.tracker.reweigh(stage_weights(previews=options.outputs.previews, estimating=estimating))
         return plan
 
     def _validate(self, context: JobContext, plan: InputPlan) -> LoadedInput:

@@ -13,13 +13,18 @@ WEIGHTS: dict[str, float] = {
 }
 """Typical share of a job's time, percent. They shape the progress bar only; timings are measured."""
 
+ESTIMATING = 30.0
+"""Weight of `validate` where it estimates cameras: minutes, where it else takes a second."""
+
 STAGE_NAMES: tuple[str, ...] = tuple(WEIGHTS)
 
 
-def stage_weights(*, previews: bool = True) -> dict[str, float]:
+def stage_weights(*, previews: bool = True, estimating: bool = False) -> dict[str, float]:
     """The stages that a job will pass, in order, with their weights.
 
     Args:
         previews: Whether the job wants previews; the stage is left out otherwise.
+        estimating: Whether cameras have to be estimated, which is known once the input has been listed.
     """
-    return {name: weight for name, weight in WEIGHTS.items() if previews or name != "preview"}
+    weights = WEIGHTS | {"validate": ESTIMATING} if estimating else WEIGHTS
+    return {name: weight for name, weight in weights.items() if previews or name != "preview"}

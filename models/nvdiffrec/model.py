@@ -37,6 +37,7 @@ from schemas.options import NvdiffrecOptions, Options
 
 LOGGER = logging.getLogger(__name__)
 
+_CLEANED = 0.3  # of registration
 _REGISTERED = 0.02
 _CARVED = 0.03  # fractions of the whole at which the steps end
 _SHAPED = 0.65
@@ -113,7 +114,11 @@ def _reconstruct(
 ) -> Reconstruction:
     callback(0.0, "registration", {})
     kept = journal.state
-    found = _found(views, config) if kept is None else _Found.restored(kept, views, config)
+    found = (
+        _found(views, config, part(callback, 0.0, _REGISTERED))
+        if kept is None
+        else _Found.restored(kept, views, config)
+    )
     journal.keep(found.kept())
     callback(_REGISTERED, "first shape", {})
     scene = found.scene
@@ -221,13 +226,17 @@ class _Found:
         return cls(scene, depth_scale, corrected, figures, None)
 
 
-def _found(views: Views, config: NvdiffrecConfig) -> _Found:
+def _found(views: Views, config: NvdiffrecConfig, callback: Callback) -> _Found:
     """Register the views, and find where the object is."""
     if not config.use_depth or views.depths is None:
         views = replace(views, depths=None)
     else:
-        views = replace(views, depths=clean_depths(views.depths, views.masks, views.cameras))
-    registered = register(views, refine=config.refine_cameras, seed=config.seed)
+        cleaning = part(callback, 0.0, _CLEANED)
+        depths = clean_depths(views.depths, views.masks, views.cameras, callback=cleaning)
+        views = replace(views, depths=depths)
+    registered = register(
+        views, refine=config.refine_cameras, seed=config.seed, callback=part(callback, _CLEANED, 1.0)
+    )
     views = registered.views
     carver = Carver(views, use_depth=config.use_depth)
     center, scale = object_bounds(views, carver)

@@ -81,6 +81,25 @@ def test_time_left_is_smoothed_when_the_pace_changes():
     assert 1.3 < reports[2].eta_s < 9
 
 
+def test_what_is_left_is_shared_anew_between_two_stages():
+    tracker, reports, _ = tracker_of({"a": 1, "b": 1, "c": 8})
+    with tracker.stage("a"):
+        pass
+    tracker.reweigh({"a": 5, "b": 2, "c": 1})
+    with tracker.stage("b") as report:
+        report(0.5, "", {})
+    with tracker.stage("c"):
+        pass
+    assert [r.fraction for r in reports] == pytest.approx([0, 0.1, 0.1, 0.4, 0.7, 0.7, 1])
+
+
+def test_estimating_cameras_is_a_part_of_the_job_that_shows():
+    weights = stage_weights(estimating=True)
+    assert tuple(weights) == STAGE_NAMES
+    assert weights["validate"] > 10 * WEIGHTS["validate"]
+    assert {name for name in weights if weights[name] != WEIGHTS[name]} == {"validate"}
+
+
 def test_timings_are_those_of_the_clock():
     tracker, _, clock = tracker_of({"a": 1, "b": 1})
     clock.seconds = 5
