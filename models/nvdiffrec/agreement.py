@@ -32,11 +32,12 @@ DEPTH_SIGMA = 1.0  # pixels
 RIM_SIGMA = 0.7  # pixels
 _COLOR_SIGMA = 0.15  # of colours in [0, 1]
 _FACING = 0.5  # cosine between the normals of two measurements of one surface
-_JUMP = 4.0  # neighbouring measurements further apart than this many pixels' widths are not one surface
+_JUMP = 4.0  # neighbouring measurements further apart than this many pixels are not one surface
 _MARGIN = 2.0  # colours nearer to the silhouette than this, pixels, are mixed with the background
 _RIM_SAMPLES = 400  # of a silhouette
 _CAP = 5.0  # residuals beyond this many standard deviations count as this, where solutions are judged
 _TOLERANCE = 0.5  # points no further outside a mask than this, pixels, do not contradict it
+_MEASURED = 0.5  # share of the object's pixels that a view with depth has measured at least
 _MAX_LOG_SCALE = 0.36  # depth maps whose unit is off by more than a factor of 1.4 are beyond help
 _SCALES = 49
 _TOUCHING = 0.9  # share of a view's points from which on the hull is taken to touch the surface
@@ -113,6 +114,7 @@ class Level:
         small = cameras.resized(self.width, self.height)
         self.focal = small.intrinsics[:, [0, 1], [0, 1]].double()  # [V, 2]
         self.principal = small.intrinsics[:, :2, 2].double()
+        self.pixel = 1 / self.focal.amin(1)  # [V] longer side of a pixel at depth 1, world units
         masks = F.interpolate(views.masks[:, None], size, mode="area")
         colors = F.interpolate((views.images * views.masks[..., None]).permute(0, 3, 1, 2), size, mode="area")
         colors = colors / masks.clamp(min=1e-3)
@@ -152,9 +154,13 @@ class Level:
         padded = F.pad(depth[:, None], (1, 1, 1, 1))[:, 0]
         across, down = padded[:, 1:-1], padded[:, :, 1:-1]
         around = torch.stack([across[..., 2:], across[..., :-2], down[:, 2:], down[:, :-2]])
-        reach = _JUMP * depth / self.focal[:, 0, None, None]
+        reach = _JUMP * depth * self.pixel[:, None, None]
         smooth = ((around > 0) & ((around - depth).abs() < reach)).all(0) & (depth > 0)
         return F.normalize(torch.linalg.cross(along_x, along_y), dim=-1) * smooth[..., None]
+
+    def measured(self) -> Tensor:
+        """Which views have depth on most of the object, [V] bool."""
+        return (self.depth > 0).sum((1, 2)) >= _MEASURED * (self.fields[..., 0] < 0).sum((1, 2))
 
     def world(self, poses: Poses, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Points `index` [M, 3] in the world [M, 3], and their derivatives by scale and by focal length."""
@@ -200,13 +206,15 @@ class Level:
         return local[:, :2] * flip / z[:, None] * focal + self.principal[view], local
 
 
-def agreement(level: Level, poses: Poses, gate: float) -> list[Rows]:
-    """All residuals of the views at a level.
+def agreement(level: Level, poses: Poses, gate: float, *, rims: bool = True) -> list[Rows]:
+    """Residuals of the views at a level: depth, colour, points outside masks and, where wanted, rims.
 
     Args:
         level: The views.
         poses: Where they stand.
         gate: Points further than this from the partner's surface, pixels, are taken for another surface.
+        rims: Whether some point must reach every silhouette. Where few views have depth, none may
+            have been measured there.
     """
     owner = level.chosen[:, 0]
     partner = level.partners[owner]  # [M, J]
@@ -214,12 +222,8 @@ def agreement(level: Level, poses: Poses, gate: float) -> list[Rows]:
     index = level.chosen.repeat_interleave(count, 0)
     pairs = Pairs(level, poses, index, partner.reshape(-1)).in_image()
     near, depth = _depth_rows(pairs, gate)
-    return [
-        depth,
-        _color_rows(pairs.only(near)),
-        _outside_rows(pairs, gate),
-        _rim_rows(level, poses, gate),
-    ]
+    parts = [depth, _color_rows(pairs.only(near)), _outside_rows(pairs, gate)]
+    return [*parts, _rim_rows(level, poses, gate)] if rims else parts
 
 
 class Pairs:
@@ -306,7 +310,7 @@ def _depth_rows(pairs: Pairs, gate: float) -> tuple[Tensor, Rows]:
     pose = poses.camera_to_world
     normal = apply_rotation(pose[view], level.normals[view, row, column])
     own = apply_rotation(pose[pairs.owner], level.normals[tuple(pairs.index.unbind(1))])
-    pixel = (-pairs.local[:, 2]).clamp(min=1e-6) / level.focal[view, 0]
+    pixel = (-pairs.local[:, 2]).clamp(min=1e-6) * level.pixel[view]
     distance = (normal * (pairs.world - plane)).sum(1) / pixel
     # Beside the plane's point a curved surface leaves the plane: what is compared must be near in space.
     beside = torch.linalg.vector_norm(pairs.world - plane, dim=1) / pixel

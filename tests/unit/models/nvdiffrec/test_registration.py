@@ -2,9 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from models.geometry.depth_maps import clean_depths
+from models.geometry.depth_maps import clean_depths, resize_depths
 from models.nvdiffrec.registration import register
+from schemas.errors import JobCancelled
 from tests.unit.models.nvdiffrec.camera_noise import reprojection_error, with_noisy_cameras, with_noisy_depth
 from tests.unit.pipeline.textured_meshes import spot_mesh, spot_views
 
@@ -21,6 +23,12 @@ def points():
 
 def cleaned(views):
     return replace(views, depths=clean_depths(views.depths, views.masks, views.cameras))
+
+
+def with_depth_in(views, kept):
+    depths = torch.zeros_like(views.depths)
+    depths[kept] = views.depths[kept]
+    return replace(views, depths=depths)
 
 
 def test_exact_views_stay_as_they_are(views):
@@ -81,9 +89,13 @@ def test_off_leaves_noisy_cameras(views):
     assert torch.equal(found.views.cameras.camera_to_world, noisy.cameras.camera_to_world)
 
 
-def test_figures_are_plain_numbers(views):
-    figures = register(views, refine="auto").figures()
-    assert all(isinstance(value, float) for value in figures.values())
+def test_figures_tell_what_was_found(views):
+    found = register(with_noisy_cameras(views), refine="auto")
+    figures = found.figures()
+    assert figures["registration/before_px"] == found.before_px > figures["registration/after_px"]
+    assert figures["registration/cameras_inconsistent"] == figures["registration/cameras_corrected"] == 1
+    assert figures["registration/focal_factor"] == found.focal_factor != 1
+    assert figures["registration/depth_scale_min"] == figures["registration/depth_scale_max"] == 1
 
 
 def test_the_same_seed_gives_the_same_bits(views):
@@ -92,9 +104,9 @@ def test_the_same_seed_gives_the_same_bits(views):
     assert torch.equal(first.views.cameras.camera_to_world, second.views.cameras.camera_to_world)
 
 
-@pytest.mark.parametrize("refine", ["auto", "off"])
-def test_exact_silhouettes_agree(views, refine):
-    found = register(replace(views, depths=None), refine=refine)
+def test_exact_silhouettes_agree(views):
+    found = register(replace(views, depths=None), refine="auto")
+    assert found.before_px < 0.05
     assert not found.inconsistent
     assert not found.corrected
     assert found.views.depths is None
@@ -124,3 +136,66 @@ def test_a_view_without_depth_is_registered_by_its_silhouette(views, points):
     found = register(replace(noisy, depths=depths), refine="auto")
     assert found.corrected
     assert reprojection_error(views.cameras, found.views.cameras, points) < 0.2
+
+
+SOME = [[0], [0, 1], [0, 2, 4]]
+
+
+@pytest.mark.parametrize("kept", [*SOME, [0, 1, 2, 3], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5]])
+def test_asking_for_corrections_never_spoils_exact_cameras(views, points, kept):
+    found = register(with_depth_in(views, kept), refine="on")
+    assert reprojection_error(views.cameras, found.views.cameras, points) < 0.06
+    assert torch.equal(found.depth_scale, torch.ones(len(views)))
+
+
+@pytest.mark.parametrize("kept", SOME)
+def test_depth_in_few_views_does_not_harm_what_silhouettes_find(views, kept):
+    noisy = with_noisy_cameras(views)
+    without = register(replace(noisy, depths=None), refine="auto")
+    found = register(with_depth_in(noisy, kept), refine="auto")
+    assert found.corrected
+    assert found.shift_px == without.shift_px
+    assert torch.equal(found.views.cameras.camera_to_world, without.views.cameras.camera_to_world)
+    assert (found.depth_scale - 1).abs().max() < 0.02  # what the cameras' remaining errors make of it
+
+
+@pytest.mark.parametrize("kept", SOME)
+def test_wrong_units_of_depth_in_few_views_are_found(views, kept):
+    few = with_depth_in(views, kept)
+    found = register(replace(few, depths=1.2 * few.depths), refine="auto")
+    assert not found.corrected
+    assert (1.2 * found.depth_scale[kept] - 1).abs().max() < 0.01
+    assert found.depth_scale.max() == 1
+
+
+@pytest.mark.parametrize("depth", [True, False])
+def test_progress_is_told_and_work_may_be_stopped(views, depth):
+    noisy = with_noisy_cameras(views if depth else replace(views, depths=None))
+    shares = []
+    register(noisy, refine="auto", callback=lambda share, *_: shares.append(share))
+    assert len(shares) > 15
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+
+    def stop(share, *_):
+        if share > 0:
+            raise JobCancelled
+
+    with pytest.raises(JobCancelled):
+        register(noisy, refine="auto", callback=stop)
+
+
+def test_pixels_that_are_not_square_change_no_finding(views):
+    """The same views stored with half as many rows."""
+    size = (views.cameras.height // 2, views.cameras.width)
+    flat = replace(
+        views,
+        images=F.interpolate(views.images.permute(0, 3, 1, 2), size, mode="area").permute(0, 2, 3, 1),
+        masks=F.interpolate(views.masks[:, None], size, mode="area")[:, 0],
+        depths=resize_depths(views.depths, size),
+        cameras=views.cameras.resized(size[1], size[0]),
+    )
+    found = register(flat, refine="auto")
+    assert not found.inconsistent
+    assert not found.corrected
+    assert register(with_noisy_cameras(flat), refine="auto").corrected
