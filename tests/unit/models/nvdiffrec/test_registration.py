@@ -149,13 +149,13 @@ def test_asking_for_corrections_never_spoils_exact_cameras(views, points, kept):
 
 
 @pytest.mark.parametrize("kept", SOME)
-def test_depth_in_few_views_does_not_harm_what_silhouettes_find(views, kept):
+def test_depth_in_few_views_does_not_harm_what_silhouettes_find(views, points, kept):
     noisy = with_noisy_cameras(views)
     without = register(replace(noisy, depths=None), refine="auto")
     found = register(with_depth_in(noisy, kept), refine="auto")
     assert found.corrected
-    assert found.shift_px == without.shift_px
-    assert torch.equal(found.views.cameras.camera_to_world, without.views.cameras.camera_to_world)
+    assert found.shift_px == pytest.approx(without.shift_px, abs=1e-4)
+    assert reprojection_error(without.views.cameras, found.views.cameras, points) < 0.001
     assert (found.depth_scale - 1).abs().max() < 0.02  # what the cameras' remaining errors make of it
 
 
