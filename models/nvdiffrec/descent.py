@@ -83,7 +83,7 @@ class Descent:
             now = torch.stack([error.detach(), loss.detach()])
             self._sums = now if self._sums is None else self._sums + now
             if self.done % self._every:
-                callback(self.done / self._iterations, "", {})
+                callback(self.done / self._iterations, name, {})
             else:
                 self._report(name)
                 message = f"{name}: step {self.done} of {self._iterations}"
