@@ -12,6 +12,7 @@ from torch import Tensor
 from models.geometry.camera import Cameras
 from models.geometry.mesh import TexturedMesh
 from models.raster import RasterBackend
+from models.raster.checks import MAX_SIDE
 from models.shading.deferred import ROW, shade_samples
 from models.shading.light import FilteredLight, filter_light, studio_light
 
@@ -76,6 +77,28 @@ def resolve_depth(depth: Tensor, covered: Tensor, samples: int) -> tuple[Tensor,
     """
     whole = (resolve(covered, samples) > 1 - 1e-4).to(depth.dtype)[..., 0]
     return resolve(depth, samples)[..., 0] * whole, whole
+
+
+def developed(image: Tensor, depth: Tensor, covered: Tensor, samples: int) -> Rendering:
+    """Images from samples in the renderer's row order.
+
+    Args:
+        image: [V, h, w, 4] premultiplied colour and coverage, antialiased.
+        depth: [V, h, w, 1] z-depth.
+        covered: [V, h, w, 1] 1 where a sample hit the surface, else 0.
+        samples: Samples along each side of a pixel.
+    """
+    pixels = resolve(image, samples)
+    return Rendering(
+        color=to_image(pixels[..., :3]),
+        alpha=to_image(pixels[..., 3]),
+        depth=to_image(resolve_depth(depth, covered, samples)[0]),
+    )
+
+
+def affordable_samples(cameras: Cameras) -> int:
+    """`SAMPLES`, or one a pixel where the rasterizer does not reach that far in one piece."""
+    return SAMPLES if SAMPLES * max(cameras.width, cameras.height) <= MAX_SIDE else 1
 
 
 def eye_positions(matrices: Tensor) -> Tensor:
@@ -172,9 +195,4 @@ def render_textured(
     matrices = cameras.clip_from_world(*clip_planes(mesh.vertices, cameras))
     size = (cameras.height * samples, cameras.width * samples)
     image, depth, covered = draw(raster, mesh, matrices, size, filtered_environment(mesh))
-    pixels = resolve(image, samples)
-    return Rendering(
-        color=to_image(pixels[..., :3]),
-        alpha=to_image(pixels[..., 3]),
-        depth=to_image(resolve_depth(depth, covered, samples)[0]),
-    )
+    return developed(image, depth, covered, samples)

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from models.geometry.adjacency import components
 from models.geometry.mesh import TexturedMesh, vertex_normals
 from models.geometry.tangents import vertex_tangents
 from models.geometry.topology import describe
@@ -148,8 +147,7 @@ def mesh_statistics(mesh: TexturedMesh) -> MeshStatistics:
 def _count_components(faces: NDArray[np.int64], vertices: int) -> int:
     """Number of sets of faces that hang together by vertices."""
     start, end = faces[:, :2].ravel(), faces[:, 1:].ravel()
-    edges = coo_array((np.ones(len(start), bool), (start, end)), shape=(vertices, vertices))
-    return int(connected_components(edges, directed=False, return_labels=False))
+    return int(components(start, end, vertices).max(initial=-1)) + 1
 
 
 def _smooth_normals(vertices: torch.Tensor, faces: torch.Tensor) -> NDArray[np.float32]:

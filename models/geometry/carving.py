@@ -92,9 +92,8 @@ class Carver:
     def __init__(self, views: Views, *, use_depth: bool = True) -> None:
         self._cameras = views.cameras
         focal = views.cameras.intrinsics[:, [0, 1], [0, 1]]  # [V, 2]
-        self._silhouette = silhouette_distance(views.masks, focal[:, 0] / focal[:, 1])[
-            :, None
-        ]  # [V, 1, H, W]
+        aspect = focal[:, 0] / focal[:, 1]
+        self._silhouette = silhouette_distance(views.masks, aspect)[:, None]  # [V, 1, H, W]
         # Where a mask keeps clear of its image's border the whole object is in the image, so that what lies
         # outside the image is outside the object. A cropped view says nothing about it.
         self._complete = ~_touches_border(views.masks)[:, None]  # [V, 1]

@@ -23,7 +23,7 @@ from models.nvdiffrec.regularizers import crease_loss, laplacian_loss
 from models.nvdiffrec.sdf_grid import SdfGrid, resampled
 from models.nvdiffrec.targets import Frame, Targets, batch_of, clip_matrices, make_targets, resized
 from models.raster import RasterBackend
-from models.render import SAMPLES, Rendering, clip_positions, resolve, resolve_depth, to_image
+from models.render import SAMPLES, Rendering, clip_positions, developed
 from schemas.errors import ErrorCode, ModelError
 
 PHASE = 0
@@ -222,12 +222,7 @@ def render_field(
     normals = vertex_normals(mesh.vertices, mesh.faces)
     found = cast(raster, mesh, normals, clip_matrices(cameras), size)
     image = composed(raster, mesh, found, field(found.points, found.normals).clamp(0, 1))
-    pixels = resolve(image, samples)
-    return Rendering(
-        color=to_image(pixels[..., :3]),
-        alpha=to_image(pixels[..., 3]),
-        depth=to_image(resolve_depth(found.depth, found.covered.float(), samples)[0]),
-    )
+    return developed(image, found.depth, found.covered.float(), samples)
 
 
 def _carved(scene: Scene, carve: Callable[[Tensor], Tensor] | None, extractor: FlexiCubes) -> Tensor:

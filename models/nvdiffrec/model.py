@@ -30,8 +30,7 @@ from models.nvdiffrec.registration import register
 from models.nvdiffrec.targets import Frame, Targets, make_targets, resized
 from models.nvdiffrec.unseen import continued, seen_vertices
 from models.raster import RasterBackend, make_backend
-from models.raster.checks import MAX_SIDE
-from models.render import SAMPLES, Rendering, render_textured
+from models.render import Rendering, affordable_samples, render_textured
 from schemas.errors import ErrorCode, InvalidJob
 from schemas.options import NvdiffrecOptions, Options
 
@@ -213,11 +212,9 @@ class _Found:
         device = views.masks.device
         corrected, refine = state["registered/flags"].tolist()
         depth_scale = state["registered/depth_scale"].to(device)
-        if views.depths is not None and config.use_depth:
-            depths = clean_depths(views.depths, views.masks, views.cameras)
-            views = replace(views, depths=depths * depth_scale[:, None, None])
-        else:
-            views = replace(views, depths=None)
+        views = _cleaned(views, config)
+        if views.depths is not None:
+            views = replace(views, depths=views.depths * depth_scale[:, None, None])
         frame = Frame(state["frame/center"].to(device), float(state["frame/scale"]))
         scene = Scene(views, frame, config.use_depth, refine)
         scene = _with_cameras(scene, state["registered/camera_to_world"], state["registered/intrinsics"])
@@ -226,16 +223,21 @@ class _Found:
         return cls(scene, depth_scale, corrected, figures, None)
 
 
+def _cleaned(views: Views, config: NvdiffrecConfig, callback: Callback | None = None) -> Views:
+    """The views with depth maps made smooth and whole, without any where they are not to count."""
+    if views.depths is None or not config.use_depth:
+        return replace(views, depths=None)
+    depths = clean_depths(views.depths, views.masks, views.cameras, callback=callback)
+    return replace(views, depths=depths)
+
+
 def _found(views: Views, config: NvdiffrecConfig, callback: Callback) -> _Found:
     """Register the views, and find where the object is."""
-    if not config.use_depth or views.depths is None:
-        views = replace(views, depths=None)
-    else:
-        cleaning = part(callback, 0.0, _CLEANED)
-        depths = clean_depths(views.depths, views.masks, views.cameras, callback=cleaning)
-        views = replace(views, depths=depths)
     registered = register(
-        views, refine=config.refine_cameras, seed=config.seed, callback=part(callback, _CLEANED, 1.0)
+        _cleaned(views, config, part(callback, 0.0, _CLEANED)),
+        refine=config.refine_cameras,
+        seed=config.seed,
+        callback=part(callback, _CLEANED, 1.0),
     )
     views = registered.views
     carver = Carver(views, use_depth=config.use_depth)
@@ -275,7 +277,7 @@ def _shape_shown(raster: RasterBackend, frame: Frame, snapshot: Snapshot | None)
     def show(step: str, extract: Callable[[], Mesh], field: ShadedField) -> None:
         def render(cameras: Cameras) -> Rendering:
             seen = cameras.normalized(frame.center, frame.scale)
-            shown = render_field(raster, extract(), field, seen, _samples(cameras))
+            shown = render_field(raster, extract(), field, seen, affordable_samples(cameras))
             return replace(shown, depth=shown.depth * frame.scale)
 
         snapshot(step, render)
@@ -291,7 +293,8 @@ def _texture_shown(
 
     def show(step: str, mesh: TexturedMesh) -> None:
         def render(cameras: Cameras) -> Rendering:
-            return render_textured(raster, _in_world(mesh, frame), cameras, samples=_samples(cameras))
+            samples = affordable_samples(cameras)
+            return render_textured(raster, _in_world(mesh, frame), cameras, samples=samples)
 
         snapshot(step, render)
 
@@ -314,10 +317,6 @@ def _with_cameras(scene: Scene, camera_to_world: Tensor, intrinsics: Tensor) -> 
         intrinsics=intrinsics.to(device),
     )
     return replace(scene, views=replace(scene.views, cameras=cameras))
-
-
-def _samples(cameras: Cameras) -> int:
-    return SAMPLES if SAMPLES * max(cameras.width, cameras.height) <= MAX_SIDE else 1
 
 
 @torch.no_grad()

@@ -11,8 +11,7 @@ from torch import Tensor
 from models.base import Views
 from models.geometry.camera import Cameras
 from models.geometry.depth_maps import resize_depths
-from models.raster.checks import MAX_SIDE
-from models.render import SAMPLES, to_image
+from models.render import affordable_samples, to_image
 
 _PIXELS_PER_CELL = 4.0  # a cell's quads split into four triangles, each of a quarter of its area
 
@@ -110,9 +109,7 @@ def clip_matrices(cameras: Cameras) -> Tensor:
 def _samples(cell: float, cameras: Cameras, distance: float) -> int:
     """One sample a pixel where the surface's triangles are clearly larger than pixels, else `SAMPLES`."""
     pixels = cell * float(cameras.intrinsics[:, 0, 0].mean()) / distance
-    if pixels >= _PIXELS_PER_CELL or SAMPLES * max(cameras.width, cameras.height) > MAX_SIDE:
-        return 1
-    return SAMPLES
+    return 1 if pixels >= _PIXELS_PER_CELL else affordable_samples(cameras)
 
 
 def _trusted(depth: Tensor, alpha: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ from models.render import draw, shading_limit
 PHASE = 1
 """Number of this phase in checkpoints."""
 
+_START = ("vertices", "faces", "uvs", "uv_faces", "base_color")  # of the mesh that the phase starts from
+
 Show = Callable[[str, TexturedMesh], None]
 """Called with the name of a step and the mesh after it, in the normalised frame."""
 
@@ -61,7 +63,7 @@ def optimize_appearance(
         world's frame, as the normalised one is not turned. And the curve of the training PSNR in dB.
 
     Raises:
-        ModelError: MODEL_DIVERGED, where the loss is not a number.
+        ModelError: MODEL_DIVERGED, where the loss is not finite.
     """
     paint: Paint = BakedPaint(start, config)
     if materials == "pbr":
@@ -111,19 +113,12 @@ def optimize_appearance(
 
 def pack(start: TexturedMesh) -> dict[str, Tensor]:
     """What a checkpoint of this phase holds besides the descent: where it started from."""
-    return {
-        "vertices": start.vertices,
-        "faces": start.faces,
-        "uvs": start.uvs,
-        "uv_faces": start.uv_faces,
-        "base_color": start.base_color,
-    }
+    return {name: getattr(start, name) for name in _START}
 
 
 def unpack(state: dict[str, Tensor], device: torch.device) -> TexturedMesh:
     """The start that `pack` kept."""
-    names = ("vertices", "faces", "uvs", "uv_faces", "base_color")
-    return TexturedMesh(*(state[name].to(device) for name in names))
+    return TexturedMesh(**{name: state[name].to(device) for name in _START})
 
 
 def _render_loss(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.sparse import coo_matrix, csr_matrix, diags
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import coo_matrix, diags
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
+from models.geometry.adjacency import components
 from models.geometry.mesh import Mesh, face_edges
 from models.raster import RasterBackend
 from models.render import clip_positions
@@ -50,7 +49,8 @@ def continued(mesh: Mesh, values: Tensor, known: Tensor) -> Tensor:
     ends = face_edges(mesh.faces).cpu().numpy()
     rows, columns = np.concatenate([ends, ends[:, ::-1]]).T
     neighbours = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(count, count)).tocsr()
-    fixed = known.cpu().numpy() | ~_reached(neighbours, known.cpu().numpy())
+    given_there, label = known.cpu().numpy(), components(ends[:, 0], ends[:, 1], count)
+    fixed = given_there | ~np.isin(label, label[given_there])
     free = ~fixed
     given = values.detach().cpu().double().numpy()
     if not free.any():
@@ -59,9 +59,3 @@ def continued(mesh: Mesh, values: Tensor, known: Tensor) -> Tensor:
     right = -laplacian[free][:, fixed] @ given[fixed]
     given[free] = spsolve(laplacian[free][:, free].tocsc(), right).reshape(free.sum(), -1)
     return torch.tensor(given, dtype=values.dtype, device=values.device)
-
-
-def _reached(neighbours: csr_matrix, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Vertices of components with a known vertex, [N] bool."""
-    _, label = connected_components(neighbours, directed=False)
-    return np.isin(label, np.unique(label[known]))
