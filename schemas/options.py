@@ -167,6 +167,12 @@ class NvdiffrecOptions(CommonOptions):
 class ReconviagenOptions(CommonOptions):
     """Options of `reconviagen`: multi-view conditioned generation."""
 
+    raster: Literal["auto", "nvdiffrast", "warp"] = Field(
+        "auto",
+        description="Rasterizer of textures and previews. `auto`: nvdiffrast where it is installed and a GPU "
+        "is there, else Warp.",
+    )
+
     structure_steps: int = Field(30, ge=1, le=200, description="Sampler steps of the sparse structure.")
     structure_guidance: float = Field(
         7.5, ge=0, le=50, description="Guidance strength of the sparse structure."
@@ -175,6 +181,18 @@ class ReconviagenOptions(CommonOptions):
     latent_guidance: float = Field(
         3.0, ge=0, le=50, description="Guidance strength of the structured latent."
     )
+    refine: bool = Field(
+        False,
+        description="Correct the sampling by renderings held against the input views, and by depth and "
+        "masks where the cameras are given; several times slower.",
+    )
+    texture_resolution: int = Field(
+        1024, ge=64, le=2048, description="Side of the textures, pixels, rounded up to a power of two."
+    )
+    target_triangles: int = Field(
+        50_000, ge=500, le=1_000_000, description="Meshes with more triangles than this are simplified."
+    )
+    use_depth: bool = Field(True, description="Use depth maps where the input has them.")
 
 
 Options = NvdiffrecOptions | ReconviagenOptions

@@ -1,0 +1,1 @@
+"""Features on sparse voxel grids: the grid, convolution, resampling, windows."""
