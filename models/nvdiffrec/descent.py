@@ -143,12 +143,3 @@ class Descent:
         if not (math.isfinite(error) and math.isfinite(loss)):
             raise ModelError(ErrorCode.MODEL_DIVERGED, f"The optimisation of the {name} diverged.")
         self.curve.append(psnr(error))
-
-
-def part(callback: Callback, first: float, last: float) -> Callback:
-    """A callback for a part of the whole, which runs from `first` to `last`."""
-
-    def report(fraction: float, message: str, metrics: dict[str, float]) -> None:
-        callback(first + (last - first) * fraction, message, metrics)
-
-    return report

@@ -16,12 +16,13 @@ from models.geometry.mesh import Mesh, face_edges, face_normals, vertex_normals
 from models.nvdiffrec.camera_refinement import CameraCorrections
 from models.nvdiffrec.color_field import ShadedField
 from models.nvdiffrec.config import GeometryConfig, GridLevel
-from models.nvdiffrec.descent import SHOW_EVERY, Descent, part
+from models.nvdiffrec.descent import SHOW_EVERY, Descent
 from models.nvdiffrec.journal import Journal
 from models.nvdiffrec.losses import compare
 from models.nvdiffrec.regularizers import crease_loss, laplacian_loss
 from models.nvdiffrec.sdf_grid import SdfGrid, resampled
 from models.nvdiffrec.targets import Frame, Targets, batch_of, clip_matrices, make_targets, resized
+from models.progress import part
 from models.raster import RasterBackend
 from models.render import SAMPLES, Rendering, clip_positions, developed
 from schemas.errors import ErrorCode, ModelError

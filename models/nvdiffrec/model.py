@@ -22,16 +22,17 @@ from models.geometry.mesh import Mesh, TexturedMesh, face_edges, vertex_normals
 from models.nvdiffrec import texture_phase
 from models.nvdiffrec.color_field import ShadedField
 from models.nvdiffrec.config import NvdiffrecConfig, make_config
-from models.nvdiffrec.descent import State, part
+from models.nvdiffrec.descent import State
 from models.nvdiffrec.geometry_phase import Scene, Shape, optimize_geometry, render_field
 from models.nvdiffrec.geometry_phase import Show as ShowShape
 from models.nvdiffrec.journal import Journal, fingerprint
 from models.nvdiffrec.registration import register
 from models.nvdiffrec.targets import Frame, Targets, make_targets, resized
 from models.nvdiffrec.unseen import continued, seen_vertices
-from models.raster import RasterBackend, make_backend
+from models.progress import part
+from models.raster import RasterBackend
+from models.raster.choice import chosen_backend
 from models.render import Rendering, affordable_samples, render_textured
-from schemas.errors import ErrorCode, InvalidJob
 from schemas.options import NvdiffrecOptions, Options
 
 LOGGER = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Nvdiffrec:
         """
         if not isinstance(options, NvdiffrecOptions):
             raise TypeError(f"nvdiffrec needs NvdiffrecOptions, got {type(options).__name__}")
-        raster = _rasterizer(options, self._device)
+        raster = chosen_backend(options.raster, self._device)
         longer_side = max(views.cameras.width, views.cameras.height)
         config = make_config(options, longer_side, depth_share=_depth_share(views))
         journal = Journal(checkpoints, fingerprint(views, config) if checkpoints else None)
@@ -90,17 +91,6 @@ def _depth_share(views: Views) -> float:
         return 0.0
     inside = views.masks >= 0.5
     return float(((views.depths > 0) & inside).sum() / inside.sum().clamp(min=1))
-
-
-def _rasterizer(options: NvdiffrecOptions, device: torch.device) -> RasterBackend:
-    try:
-        return make_backend(options.raster, device)
-    except (ValueError, RuntimeError) as error:
-        raise InvalidJob(
-            ErrorCode.INVALID_OPTIONS,
-            f"options.raster {options.raster!r} cannot be used on this worker: {error}",
-            fields=["options.raster"],
-        ) from error
 
 
 def _reconstruct(
