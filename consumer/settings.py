@@ -107,6 +107,11 @@ class Settings(BaseSettings):
         Path(tempfile.gettempdir()) / "recon", description="Folder for the work folders of jobs."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the engine.")
+    weights: Path = Field(
+        Path("~/.cache/recon/weights"),
+        validate_default=True,
+        description="Folder with the weights of `reconviagen`; `recon weights fetch` fills it.",
+    )
 
     # Client
     input_prefix: LocationStr = Field(
@@ -133,6 +138,11 @@ class Settings(BaseSettings):
         if unknown or not _split(value):
             raise ValueError(f"give at least one of {', '.join(MODELS)}, separated by commas")
         return value
+
+    @field_validator("weights")
+    @classmethod
+    def _in_home(cls, value: Path) -> Path:
+        return value.expanduser()
 
     @field_validator("allowed_inputs", "allowed_outputs")
     @classmethod
@@ -179,6 +189,7 @@ class Settings(BaseSettings):
             allowed_inputs=_split(self.allowed_inputs),
             allowed_outputs=_split(self.allowed_outputs),
             work_root=self.work_root,
+            weights=self.weights,
             device=self.device,
         )
 

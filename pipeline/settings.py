@@ -63,6 +63,8 @@ class PipelineSettings:
     """Locations below which results may be written. Empty allows nothing."""
     work_root: Path
     """Folder that holds one temporary folder per running job."""
+    weights: Path | None = None
+    """Folder with the weights of reconviagen, as `recon weights fetch` lays it out. None: there are none."""
     limits: Limits = field(default_factory=Limits)
     device: str = "auto"
     """`auto` (CUDA where it is), `cpu`, or a CUDA device such as `cuda:1`."""

@@ -53,6 +53,7 @@ class ErrorCode(StrEnum):
 
     CAMERA_ESTIMATION_FAILED = "CAMERA_ESTIMATION_FAILED"
     MODEL_WEIGHTS_MISSING = "MODEL_WEIGHTS_MISSING"
+    MODEL_WEIGHTS_INVALID = "MODEL_WEIGHTS_INVALID"
     MODEL_VRAM_OOM = "MODEL_VRAM_OOM"
     MODEL_DIVERGED = "MODEL_DIVERGED"
     MODEL_CRASHED = "MODEL_CRASHED"
@@ -112,6 +113,9 @@ CODES: dict[ErrorCode, CodeInfo] = {
     ErrorCode.CAMERA_ESTIMATION_FAILED: CodeInfo(422, False, "The cameras could not be estimated."),
     ErrorCode.MODEL_WEIGHTS_MISSING: CodeInfo(
         500, False, "The model's weights are not installed on this worker."
+    ),
+    ErrorCode.MODEL_WEIGHTS_INVALID: CodeInfo(
+        500, False, "The model's weights are damaged or are not those of this model."
     ),
     ErrorCode.MODEL_VRAM_OOM: CodeInfo(500, True, "The GPU ran out of memory."),
     ErrorCode.MODEL_DIVERGED: CodeInfo(500, False, "The optimisation did not converge to a surface."),
