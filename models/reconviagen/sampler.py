@@ -1,10 +1,10 @@
 """Sampling of flow-matching models: Euler steps from noise to data, guided by the condition.
 
 Rectified flow (Lipman et al., "Flow Matching for Generative Modeling", ICLR 2023; Liu et al., "Flow Straight
-and Fast", ICLR 2023) in the parametrisation of TRELLIS (Xiang et al., CVPR 2025): `x_t = (1 - t) x_0 + s(t)
-noise` with `s(t) = sigma_min + (1 - sigma_min) t`; the model predicts the velocity `dx_t / dt`. Guidance: Ho and
-Salimans, "Classifier-Free Diffusion Guidance", 2022; in an interval of t only: Kynkaanniemi et al., NeurIPS 2024;
-its rescaling: Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", WACV 2024.
+and Fast", ICLR 2023) in the parametrisation of TRELLIS (Xiang et al., CVPR 2025): `x_t = (1 - t) x_0 + s e`,
+`s = sigma_min + (1 - sigma_min) t`, with noise e; the model predicts the velocity `dx_t / dt`. Guidance: Ho
+and Salimans, "Classifier-Free Diffusion Guidance", 2022; in an interval of t: Kynkaanniemi et al., NeurIPS
+2024; rescaled: Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", WACV 2024.
 """
 
 from __future__ import annotations
