@@ -53,7 +53,7 @@ class MultiHeadRMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `x` [..., H, D]; same shape and dtype."""
         root = self.gamma.shape[-1] ** 0.5
-        # Only the length is made in float32: on a GPU this layer is bound by the bytes that it moves. The bound
+        # Only the length is made in float32: on a GPU this layer is bound by the bytes it moves. The bound
         # keeps the factor finite in float16.
         shortest = max(1e-12, root / torch.finfo(x.dtype).max)
         precise = torch.promote_types(x.dtype, torch.float32)

@@ -6,9 +6,10 @@ import torch
 from models.layers.attention import Lengths, _bucketed, attention
 
 SIZES = (5, 1, 40, 7, 7, 130, 2, 33)
+TOTAL = sum(SIZES)
 
 
-def packed(total=sum(SIZES), heads=2, channels=8, dtype=torch.float32, device="cpu"):
+def packed(total=TOTAL, heads=2, channels=8, dtype=torch.float32, device="cpu"):
     return [torch.randn(1, total, heads, channels, dtype=dtype, device=device) for _ in range(3)]
 
 
