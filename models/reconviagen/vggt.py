@@ -26,8 +26,8 @@ from models.reconviagen.rotary import grid_rotation
 from models.reconviagen.vit import VisionTransformer, VitConfig
 from models.reconviagen.vit_block import Block, matrix_products
 
-IGNORED_PREFIXES = ("track_head.", "depth_head.", "aggregator.patch_embed.mask_token")
-"""Beginnings of names in the published file that a module without those parts may leave out."""
+IGNORED_PREFIXES = ("track_head.", "aggregator.patch_embed.mask_token")
+"""Beginnings of names in the published file that nothing here has a use for; see also `ignored_prefixes`."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class VggtConfig:
     camera_head: CameraHeadConfig = field(default_factory=CameraHeadConfig)
     dense_head: DenseHeadConfig = field(default_factory=DenseHeadConfig)
     with_depth: bool = False  # whether there is a head for depth maps beside that for points
+
+
+def ignored_prefixes(config: VggtConfig) -> tuple[str, ...]:
+    """Beginnings of names in the published file that a network of this shape leaves out."""
+    return IGNORED_PREFIXES if config.with_depth else (*IGNORED_PREFIXES, "depth_head.")
 
 
 @dataclass(frozen=True)
