@@ -6,7 +6,7 @@ from front to back. Every 2D Gaussian is widened by a low-pass of `KERNEL` and d
 it larger (Yu et al., "Mip-Splatting", CVPR 2024): so were TRELLIS' Gaussians trained.
 
 Both implementations follow gsplat: opacities are cut off at `MAX_ALPHA`; a Gaussian is drawn where its
-opacity is at least `MIN_ALPHA`; a pixel is done where less than `MIN_TRANSMITTANCE` of the light gets through.
+opacity is `MIN_ALPHA` or more; a pixel is done where less than `MIN_TRANSMITTANCE` of the light gets through.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Rendering(NamedTuple):
 
 @lru_cache(maxsize=1)
 def gsplat_installed() -> bool:
-    """Whether gsplat is there with compiled kernels; without, it would compile them in the middle of a job."""
+    """Whether gsplat is there with compiled kernels; without, it would compile them during a job."""
     return (
         importlib.util.find_spec(_GSPLAT) is not None
         and importlib.util.find_spec(f"{_GSPLAT}.csrc") is not None
