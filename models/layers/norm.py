@@ -15,7 +15,7 @@ class LayerNorm32(nn.LayerNorm):
         if not self.elementwise_affine:
             # Without parameters torch's kernel itself computes in float32: no copy is needed.
             return super().forward(x)
-        return super().forward(x.float()).to(x.dtype)
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
     def modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Adaptive normalisation (Peebles and Xie, 2023): norm(x) (1 + scale) + shift, in one kernel.
