@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import UUID, uuid4
@@ -18,6 +17,7 @@ import typer
 from rich.console import Console
 
 from consumer import arguments, display, log, steps
+from consumer.exits import errors
 from consumer.flags import (
     DeviceFlag,
     JsonFlag,
@@ -29,17 +29,14 @@ from consumer.flags import (
     OptionsFile,
     OutputFlag,
 )
-from schemas.errors import AccessError, ConflictError, ErrorCode, InvalidJob, ReconError
+from consumer.weights import weights_app
+from schemas.errors import AccessError, ErrorCode
 from schemas.jobs import ModelName
 
 if TYPE_CHECKING:
     from consumer.settings import Settings
 
 T = TypeVar("T")
-
-EXIT_REFUSED = 4
-EXIT_UNAVAILABLE = 5
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     help="Turn photographs of an object into a validated, textured 3D mesh.",
@@ -50,6 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(weights_app, name="weights")
 
 
 @app.callback()
@@ -92,7 +90,7 @@ def worker(
     from consumer.shutdown import on_stop
     from consumer.worker import Worker
 
-    with _errors():
+    with errors():
         settings = _settings(context, worker_id=worker_id, models=models, device=device)
 
         async def work() -> None:
@@ -128,7 +126,7 @@ def submit(
     """Check the views, upload them if they are in a folder, submit a job and print its id."""
     from consumer.client import Client
 
-    with _errors():
+    with errors():
         settings = _settings(context)
         chosen = job_id or uuid4()
         if source.startswith("file:"):
@@ -174,7 +172,7 @@ def watch(
     """Follow a job to its end; the exit code tells how it ended."""
     from consumer.client import Client
 
-    with _errors():
+    with errors():
         settings = _settings(context)
 
         async def work() -> int:
@@ -195,7 +193,7 @@ def fetch(
     """Download a result and check every file against its manifest."""
     from consumer.client import Client
 
-    with _errors():
+    with errors():
         settings = _settings(context)
         console = _console()
 
@@ -240,7 +238,7 @@ def run(
     from consumer.client import Client
     from consumer.local import run_local
 
-    with _errors():
+    with errors():
         settings = _settings(context, device=device)
         places = source.resolve().as_uri(), out.resolve().as_uri()
         options = arguments.parse_options(option, options_file)
@@ -276,7 +274,7 @@ def show_settings(context: typer.Context) -> None:
 
     from consumer.settings import ENV_PREFIX, Settings
 
-    with _errors():
+    with errors():
         settings = _settings(context)
         table = Table("variable", "value", "meaning")
         for name, field in Settings.model_fields.items():
@@ -317,22 +315,3 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 def _exit(code: int) -> None:
     if code:
         raise typer.Exit(code)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Errors that we know become one line and an exit code; the others keep their traceback."""
-    try:
-        yield
-    except ReconError as error:
-        typer.echo(f"error: {display.format_error(error.info())}", err=True)
-        refused = isinstance(error, InvalidJob | AccessError | ConflictError)
-        raise typer.Exit(EXIT_REFUSED if refused else EXIT_UNAVAILABLE) from None
-    except BrokenPipeError:
-        raise  # whoever reads our output has left; typer ends in silence
-    except OSError as error:
-        typer.echo(f"error: {error or type(error).__name__}", err=True)
-        raise typer.Exit(EXIT_UNAVAILABLE) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None

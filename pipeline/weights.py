@@ -181,6 +181,27 @@ def require(root: Path, states: Sequence[FileState]) -> None:
             )
 
 
+def require_revisions(root: Path, sources: Sequence[Source] = SOURCES) -> None:
+    """Raise for the first repository that is at another revision than this version of the worker needs.
+
+    Raises:
+        ModelError: MODEL_WEIGHTS_MISSING.
+    """
+    lock = read_lock(root) or Lock()
+    for source in sources:
+        entry = lock.repositories.get(source.repository)
+        if entry is not None and not is_pinned(entry, source):
+            command = fetch_command(root)
+            raise ModelError(
+                ErrorCode.MODEL_WEIGHTS_MISSING,
+                f"The weights of {source.repository} are of revision {entry.revision}, and this version "
+                f"needs {source.revision}. Run: {command}",
+                file=source.repository,
+                rule="weights are of the pinned revision, or of one that was asked for",
+                command=command,
+            )
+
+
 def weights_problem(root: Path | None, sources: Sequence[Source] = SOURCES) -> str | None:
     """Why reconviagen's weights cannot be served from a folder; None if they can. Cheap: looks at sizes only.
 
@@ -192,7 +213,7 @@ def weights_problem(root: Path | None, sources: Sequence[Source] = SOURCES) -> s
         return "no folder of weights is set"
     try:
         require(root, inventory(root, sources))
-        _require_revisions(root, sources)
+        require_revisions(root, sources)
     except ModelError as error:
         return error.message
     except OSError as error:
@@ -249,19 +270,3 @@ def _judge_size(root: Path, path: str, locked: LockedFile) -> FileState:
         problem = f"it has {size} bytes, not {locked.size}"
         return FileState(path, locked.size, State.DAMAGED, problem)
     return FileState(path, locked.size, State.PRESENT)
-
-
-def _require_revisions(root: Path, sources: Sequence[Source]) -> None:
-    lock = read_lock(root) or Lock()
-    for source in sources:
-        entry = lock.repositories[source.repository]
-        if not is_pinned(entry, source):
-            command = fetch_command(root)
-            raise ModelError(
-                ErrorCode.MODEL_WEIGHTS_MISSING,
-                f"The weights of {source.repository} are of revision {entry.revision}, and this version "
-                f"needs {source.revision}. Run: {command}",
-                file=source.repository,
-                rule="weights are of the pinned revision, or of one that was asked for",
-                command=command,
-            )
