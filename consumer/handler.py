@@ -220,7 +220,7 @@ class Handler:
         job, number = attempt.job, attempt.record.attempt
         LOGGER.info("Attempt %d begins.", number, extra={"action": "accepted", "attempt": number})
         await attempt.events.accepted()
-        await attempt.events.started(tuple(stage_weights(previews=job.options.outputs.previews)))
+        await attempt.events.started(tuple(stage_weights(job.model, previews=job.options.outputs.previews)))
         try:
             end = await self._engine.run(job, attempt.events.progress)
         finally:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from models.geometry.camera import Cameras
 from models.geometry.mesh import TexturedMesh
+from schemas.errors import ErrorCode, ModelError
 from schemas.options import Options
 
 if TYPE_CHECKING:
@@ -19,44 +20,69 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Views:
-    """V posed views of one object, all of one size, row 0 at the top.
+    """V views of one object, all of one size, row 0 at the top.
 
     Attributes:
         names: File names of the views, relative to the input prefix.
         images: [V, H, W, 3] float32, sRGB in [0, 1], not premultiplied; meaningful on the object only.
         masks: [V, H, W] float32 in [0, 1], coverage by the object.
         depths: [V, H, W] float32 z-depth in world units, 0 where nothing was measured; None without depth.
-        cameras: The V cameras.
+        cameras: The V cameras; None where the model is to find them.
     """
 
     names: tuple[str, ...]
     images: Tensor
     masks: Tensor
     depths: Tensor | None
-    cameras: Cameras
+    cameras: Cameras | None
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def to(self, device: torch.device | str) -> Views:
+    def to(self, device: torch.device | str) -> Self:
         """The same views on another device."""
-        return Views(
-            self.names,
-            self.images.to(device),
-            self.masks.to(device),
-            None if self.depths is None else self.depths.to(device),
-            self.cameras.to(device),
+        return replace(
+            self,
+            images=self.images.to(device),
+            masks=self.masks.to(device),
+            depths=None if self.depths is None else self.depths.to(device),
+            cameras=None if self.cameras is None else self.cameras.to(device),
         )
 
-    def subset(self, index: list[int]) -> Views:
+    def subset(self, index: list[int]) -> Self:
         """Some of the views, in the order of `index`."""
-        return Views(
-            tuple(self.names[i] for i in index),
-            self.images[index],
-            self.masks[index],
-            None if self.depths is None else self.depths[index],
-            self.cameras[index],
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in index),
+            images=self.images[index],
+            masks=self.masks[index],
+            depths=None if self.depths is None else self.depths[index],
+            cameras=None if self.cameras is None else self.cameras[index],
         )
+
+    def posed(self) -> PosedViews:
+        """The same views, for what cannot do without cameras.
+
+        Raises:
+            ModelError: INVALID_CAMERAS: there are none.
+        """
+        if self.cameras is None:
+            text = "The views have no cameras, and this model does not find them by itself."
+            raise ModelError(ErrorCode.INVALID_CAMERAS, text)
+        return PosedViews(self.names, self.images, self.masks, self.depths, self.cameras)
+
+    def with_cameras(self, cameras: Cameras) -> PosedViews:
+        """The same views with other cameras, which are brought to the size and the device of the images."""
+        height, width = self.masks.shape[1:]
+        fitting = cameras.resized(width, height).to(self.images.device)
+        return PosedViews(self.names, self.images, self.masks, self.depths, fitting)
+
+
+@dataclass(frozen=True)
+class PosedViews(Views):
+    """Views whose cameras are known."""
+
+    cameras: Cameras
 
 
 Callback = Callable[[float, str, dict[str, float]], None]
@@ -91,12 +117,13 @@ class Reconstruction:
     """What a model made.
 
     Attributes:
-        mesh: In the world frame and scale of the input cameras.
+        mesh: In the world frame and scale of the input cameras; else in that of `cameras`.
         raster: Name of the rasterizer that ran.
         curves: Optimisation curves by name, for the quality report.
         extra: Further figures of the model.
-        cameras: The input's cameras as the model corrected them, perhaps for another image size; None where
-            it took them as given.
+        cameras: The input's cameras as the model found or corrected them, perhaps for another image size;
+            None where it took them as given.
+        parts: The networks that ran, by name, each with the source and revision of its weights.
     """
 
     mesh: TexturedMesh
@@ -104,6 +131,7 @@ class Reconstruction:
     curves: dict[str, list[float]] = field(default_factory=dict)
     extra: dict[str, float] = field(default_factory=dict)
     cameras: Cameras | None = None
+    parts: dict[str, str] = field(default_factory=dict)
 
 
 class Reconstructor(Protocol):
@@ -116,6 +144,7 @@ class Reconstructor(Protocol):
 
         Raises:
             ModelError: MODEL_WEIGHTS_MISSING.
+            ResourceError: GPU_TOO_SMALL.
         """
 
     def reconstruct(
@@ -130,7 +159,7 @@ class Reconstructor(Protocol):
         """Reconstruct one object.
 
         Args:
-            views: The input.
+            views: The input. Where it has no cameras, `Reconstruction.cameras` gives them.
             options: The job's, of this model.
             callback: Told the progress.
             snapshot: Shown the object while it takes shape.

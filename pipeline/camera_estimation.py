@@ -36,8 +36,6 @@ from schemas.options import Options
 
 LOGGER = logging.getLogger(__name__)
 
-CAMERA_SOURCE = "sfm:pycolmap"
-
 TIME_LIMIT_S = 1800
 """Of structure from motion, from the start of its process to its end."""
 

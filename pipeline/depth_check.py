@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import Views
+from models.base import PosedViews
 from pipeline.masks import FOREGROUND
 from schemas.errors import ErrorCode, InvalidJob
 
@@ -43,7 +43,7 @@ class _Silhouettes(NamedTuple):
     cut_off: Tensor  # [V], booleans
 
 
-def check_depths(views: Views) -> None:
+def check_depths(views: PosedViews) -> None:
     """Hold every depth map against the masks of other views.
 
     Args:
@@ -81,7 +81,7 @@ def _widened(masks: Tensor) -> Tensor:
     return F.max_pool2d(rows, (1, 2 * reach + 1), stride=1, padding=(0, reach))[:, 0] > FOREGROUND
 
 
-def _object_points(views: Views, index: int) -> Tensor:
+def _object_points(views: PosedViews, index: int) -> Tensor:
     """Up to `MAX_POINTS` world points [N, 3] of a view's depth inside its mask."""
     assert views.depths is not None
     depth = views.depths[[index]]
@@ -90,7 +90,7 @@ def _object_points(views: Views, index: int) -> Tensor:
     return points[:: max(1, -(-points.shape[0] // MAX_POINTS))]
 
 
-def _best_agreement(views: Views, silhouettes: _Silhouettes, index: int, points: Tensor) -> float:
+def _best_agreement(views: PosedViews, silhouettes: _Silhouettes, index: int, points: Tensor) -> float:
     """The first agreement that is enough, or else the best, of `points` [N, 3] under the likely factors."""
     eye, best = views.cameras.positions[index], 0.0
     for factor in LIKELY_FACTORS:
@@ -100,7 +100,7 @@ def _best_agreement(views: Views, silhouettes: _Silhouettes, index: int, points:
     return best
 
 
-def _agreement(views: Views, silhouettes: _Silhouettes, index: int, points: Tensor) -> float:
+def _agreement(views: PosedViews, silhouettes: _Silhouettes, index: int, points: Tensor) -> float:
     """Median over the other views of the share of `points` [N, 3] that lie on the object."""
     others = [i for i in range(len(views)) if i != index]
     others = others[:: max(1, -(-len(others) // MAX_OTHERS))]

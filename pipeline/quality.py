@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.base import Callback, Reconstruction, Views
+from models.base import Callback, PosedViews, Reconstruction
 from models.geometry.mesh import TexturedMesh
 from models.raster import RasterBackend
 from pipeline.metrics import FloatArray, depth_error, mask_iou, psnr_db, ssim
@@ -60,8 +60,8 @@ class QualityMeasurement:
 def measure_quality(
     raster: RasterBackend,
     mesh: TexturedMesh,
-    views: Views,
-    heldout: Views | None,
+    views: PosedViews,
+    heldout: PosedViews | None,
     options: QualityOptions,
     *,
     callback: Callback,
@@ -72,7 +72,7 @@ def measure_quality(
         raster: The rasterizer; the mesh is moved to its device.
         mesh: The exported mesh.
         views: The views that the model saw, at least one; on any device.
-        heldout: Views that it did not see; reported apart and never judged.
+        heldout: PosedViews that it did not see; reported apart and never judged.
         options: Thresholds.
         callback: Called after every view.
 
@@ -99,7 +99,7 @@ def measure_quality(
     )
 
 
-def measure_view(raster: RasterBackend, mesh: TexturedMesh, view: Views) -> ViewMetrics:
+def measure_view(raster: RasterBackend, mesh: TexturedMesh, view: PosedViews) -> ViewMetrics:
     """Compare one view with its rendering.
 
     Colours are averages over pixels, as in photographs; mask and depth are those of the pixels' centres, as
@@ -187,10 +187,10 @@ def build_report(
         job: The job.
         measurement: Outcome of `measure_quality`.
         timings: Every stage that has finished.
-        reconstruction: What the model made: its rasterizer, curves and further figures.
+        reconstruction: What the model made: its rasterizer, parts, curves and further figures.
         device: Device that computed, such as `cpu` or `cuda (NVIDIA H200)`.
         mask_source: `mask_path`, `alpha` or `depth`.
-        camera_source: `transforms.json`, `rig:<name>` or `sfm:pycolmap`.
+        camera_source: See `pipeline.camera_source`.
         dropped_views: Images without a camera.
     """
     return QualityReport(
@@ -210,6 +210,7 @@ def build_report(
         mask_source=mask_source,
         camera_source=camera_source,
         dropped_views=list(dropped_views),
+        parts=reconstruction.parts,
         versions=software_versions(),
         curves=reconstruction.curves,
         extra=dict(reconstruction.extra),
@@ -217,7 +218,7 @@ def build_report(
 
 
 def _measure_views(
-    raster: RasterBackend, mesh: TexturedMesh, views: Views, callback: Callback, done: int, total: int
+    raster: RasterBackend, mesh: TexturedMesh, views: PosedViews, callback: Callback, done: int, total: int
 ) -> list[ViewMetrics]:
     measured = []
     for index, name in enumerate(views.names):

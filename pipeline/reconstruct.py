@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
-from models.base import Callback, Reconstruction, Reconstructor, Views
+from models.base import Callback, PosedViews, Reconstruction, Reconstructor, Views
 from schemas.errors import ErrorCode, ModelError
 from schemas.options import Options
 
@@ -52,3 +53,20 @@ def reconstruct_views(
                 ErrorCode.MODEL_DIVERGED, f"The optimisation gave {name} that are not finite.", tensor=name
             )
     return reconstruction
+
+
+def views_as_found(views: Views, reconstruction: Reconstruction) -> PosedViews:
+    """The views that a model saw, with the cameras for which it made the mesh.
+
+    Where the model found the cameras itself, the unit of length is its own, and the views' depth maps, which
+    cannot be compared with the mesh, are left out.
+
+    Raises:
+        ModelError: CAMERA_ESTIMATION_FAILED: the views had no cameras, and the model found none.
+    """
+    if reconstruction.cameras is None:
+        if views.cameras is None:
+            raise ModelError(ErrorCode.CAMERA_ESTIMATION_FAILED, "The model did not find the views' cameras.")
+        return views.posed()
+    found = views.with_cameras(reconstruction.cameras)
+    return found if views.cameras is not None else replace(found, depths=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from models.base import Reconstruction, Reconstructor
 from models.nvdiffrec.model import Nvdiffrec
 from models.raster import BackendName, make_backend
+from pipeline.camera_source import STRUCTURE_FROM_MOTION, camera_source
 from pipeline.cancel import CancelToken
 from pipeline.context import JobContext, job_log, sweep, work_folder
 from pipeline.export import export_mesh
@@ -23,13 +24,13 @@ from pipeline.preview import render_previews
 from pipeline.progress import ProgressReport, ProgressTracker
 from pipeline.publish import LOG_KEY, keep_log, publish
 from pipeline.quality import QualityMeasurement, build_report, measure_quality
-from pipeline.reconstruct import choose_reconstructor, reconstruct_views
+from pipeline.reconstruct import choose_reconstructor, reconstruct_views, views_as_found
 from pipeline.record import result_location
 from pipeline.settings import PipelineSettings
 from pipeline.stages import stage_weights
 from pipeline.storage import check_allowed, open_store
 from pipeline.validate import load_checked, split_holdout
-from pipeline.views import LoadedInput, known_camera_source
+from pipeline.views import LoadedInput
 from schemas.errors import ErrorCode, ModelError, ReconError
 from schemas.jobs import Job
 from schemas.quality import Check, QualityReport
@@ -111,7 +112,8 @@ class Pipeline:
         reconstructor = choose_reconstructor(self._reconstructors, job.model)
         store = open_store(result_location(job), self._settings.s3)
         with translated_failures(), work_folder(self._settings.work_root, job) as work:
-            tracker = ProgressTracker(stage_weights(previews=job.options.outputs.previews), emit)
+            weights = stage_weights(job.model, previews=job.options.outputs.previews)
+            tracker = ProgressTracker(weights, emit)
             context = JobContext(job, work, cancel, tracker)
             with job_log(context.log_file):
                 try:
@@ -128,16 +130,14 @@ class Pipeline:
         views, heldout = split_holdout(loaded.views, context.job.options)
         with context.stage("reconstruct") as report:
             reconstruction = reconstruct_views(reconstructor, views, context.job.options, report)
+            seen = views_as_found(views, reconstruction)
         mesh, outputs = reconstruction.mesh, context.job.options.outputs
         with context.stage("export"):
             export_mesh(mesh, context.results, up_axis=outputs.up_axis, name=str(context.job.job_id))
-        if reconstruction.cameras is not None:
-            corrected = reconstruction.cameras.resized(views.cameras.width, views.cameras.height)
-            views = replace(views, cameras=corrected.to(views.images.device))
         raster = make_backend(cast(BackendName, reconstruction.raster), self._device)
         with context.stage("quality") as report:
             quality = context.job.options.quality
-            measurement = measure_quality(raster, mesh, views, heldout, quality, callback=report)
+            measurement = measure_quality(raster, mesh, seen, heldout, quality, callback=report)
         if outputs.previews:
             with context.stage("preview") as report:
                 render_previews(
@@ -164,8 +164,9 @@ class Pipeline:
                 report=report,
             )
         options = context.job.options
-        estimating = known_camera_source(plan, options) is None
-        context.tracker.reweigh(stage_weights(previews=options.outputs.previews, estimating=estimating))
+        estimating = camera_source(plan, options) == STRUCTURE_FROM_MOTION
+        weights = stage_weights(context.job.model, previews=options.outputs.previews, estimating=estimating)
+        context.tracker.reweigh(weights)
         return plan
 
     def _validate(self, context: JobContext, plan: InputPlan) -> LoadedInput:

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 WORKER = "recon-worker"
 
-# What shapes the pixels and triangles of a result; nvdiffrast is optional.
+# What shapes the pixels and triangles of a result; nvdiffrast, xformers, spconv and gsplat are optional.
 _LIBRARIES = (
     "torch",
     "numpy",
@@ -17,6 +17,9 @@ _LIBRARIES = (
     "nvdiffrast",
     "opencv-python-headless",
     "pycolmap",
+    "xformers",
+    "spconv-cu120",
+    "gsplat",
 )
 
 

@@ -1,4 +1,4 @@
-"""Posed views of the files of a plan."""
+"""Views of the files of a plan, with their cameras unless the model is to find them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.base import Views
+from models.base import PosedViews, Views
 from models.geometry.camera import Cameras
-from pipeline.camera_estimation import CAMERA_SOURCE, estimate_cameras
+from pipeline.camera_estimation import estimate_cameras
+from pipeline.camera_source import MODEL, STRUCTURE_FROM_MOTION, camera_source
 from pipeline.decode import Decoded, Tick, decode_views, read_headers
-from pipeline.geometry import Geometry, framed_geometry
+from pipeline.geometry import Geometry, framed_geometry, uncalibrated
 from pipeline.images import Header
 from pipeline.ingest import InputPlan
 from pipeline.poses import check_poses
 from pipeline.rig import axis6_poses, rig_intrinsics
 from pipeline.settings import Limits
-from pipeline.transforms import TRANSFORMS_NAME
 from schemas.options import CameraOptions, Options
 
 ESTIMATION_SHARE = 0.8
@@ -34,7 +34,7 @@ class LoadedInput:
     Attributes:
         views: On the CPU.
         mask_source: `mask_path`, `alpha` or `depth`.
-        camera_source: `transforms.json`, `rig:<name>` or `sfm:pycolmap`.
+        camera_source: See `pipeline.camera_source`.
         depth_views: How many views have a depth map.
         dropped: Images whose cameras could not be estimated; they are not among the views.
     """
@@ -49,7 +49,7 @@ class LoadedInput:
 def load_views(
     folder: Path, plan: InputPlan, options: Options, limits: Limits, tick: Tick, scratch: Path
 ) -> LoadedInput:
-    """Decode every file of a plan, and estimate the cameras if the input has none.
+    """Decode every file of a plan, and estimate the cameras if neither input nor model has them.
 
     Poses, lenses and headers of all files are checked before the first one is decoded.
 
@@ -66,34 +66,58 @@ def load_views(
             INVALID_CAMERAS, INVALID_DEPTH, MASK_MISSING or CAMERA_ESTIMATION_FAILED.
     """
     headers = read_headers(folder, plan, limits)
-    source = known_camera_source(plan, options)
+    source = camera_source(plan, options)
     dropped: tuple[str, ...] = ()
     begun = 0.0
-    if source is None:
+    if source == STRUCTURE_FROM_MOTION:
 
         def estimating(fraction: float, message: str) -> None:
             tick(ESTIMATION_SHARE * fraction, message)
 
         estimated = estimate_cameras(folder, plan, headers, options, limits, estimating, scratch)
-        plan, source, dropped = estimated.plan, CAMERA_SOURCE, estimated.dropped
+        plan, dropped = estimated.plan, estimated.dropped
         headers = [headers[index] for index in estimated.kept]
         begun = ESTIMATION_SHARE
 
     def decoding(fraction: float, message: str) -> None:
         tick(begun + (1 - begun) * fraction, message)
 
-    poses, geometry = known_cameras(plan, headers, options.cameras, limits)
-    decoded = decode_views(folder, plan, headers, geometry, limits, decoding)
-    return LoadedInput(
-        posed_views(plan, decoded, poses, geometry), decoded.mask_source, source, decoded.depth_views, dropped
-    )
+    posed = source != MODEL
+    views, decoded = decoded_views(folder, plan, headers, options, limits, decoding, posed=posed)
+    return LoadedInput(views, decoded.mask_source, source, decoded.depth_views, dropped)
 
 
-def known_camera_source(plan: InputPlan, options: Options) -> str | None:
-    """`transforms.json` or `rig:<name>`; None where cameras have to be estimated."""
-    if any(view.frame is not None for view in plan.views):
-        return TRANSFORMS_NAME
-    return None if options.cameras.rig is None else f"rig:{options.cameras.rig}"
+def decoded_views(
+    folder: Path,
+    plan: InputPlan,
+    headers: Sequence[Header],
+    options: Options,
+    limits: Limits,
+    tick: Tick,
+    *,
+    posed: bool,
+) -> tuple[Views, Decoded]:
+    """Decode the files of a plan.
+
+    Args:
+        folder: Holds the files under their keys.
+        plan: What to read.
+        headers: Of the plan's images.
+        options: The job's.
+        limits: Bounds on pixels.
+        tick: Progress.
+        posed: Whether the plan or the job's rig has cameras; the views are `PosedViews` then.
+
+    Raises:
+        InvalidJob: INVALID_IMAGE, INVALID_DEPTH, MASK_MISSING, VIEW_MISMATCH or INVALID_CAMERAS.
+    """
+    if posed:
+        poses, geometry = known_cameras(plan, headers, options.cameras, limits)
+        decoded = decode_views(folder, plan, headers, geometry, limits, tick)
+        return posed_views(plan, decoded, poses, geometry), decoded
+    geometry = [uncalibrated(header) for header in headers]
+    decoded = decode_views(folder, plan, headers, geometry, limits, tick)
+    return unposed_views(plan, decoded), decoded
 
 
 def known_cameras(
@@ -116,18 +140,23 @@ def known_cameras(
     ]
 
 
-def posed_views(
-    plan: InputPlan, decoded: Decoded, poses: NDArray[np.float64], geometry: Sequence[Geometry]
-) -> Views:
-    """Decoded views with their cameras; intrinsics follow the images to their common size."""
-    height, width = decoded.masks.shape[1:]
-    scales = [np.array([[width / view.width], [height / view.height], [1.0]]) for view in geometry]
-    intrinsics = np.stack([view.intrinsics * scale for view, scale in zip(geometry, scales, strict=True)])
-    tensors = [torch.from_numpy(array.astype(np.float32)) for array in (poses, intrinsics)]
+def unposed_views(plan: InputPlan, decoded: Decoded) -> Views:
+    """Decoded views without cameras."""
     return Views(
         tuple(view.image for view in plan.views),
         torch.from_numpy(decoded.images),
         torch.from_numpy(decoded.masks),
         None if decoded.depths is None else torch.from_numpy(decoded.depths),
-        Cameras(tensors[0], tensors[1], width, height),
+        None,
     )
+
+
+def posed_views(
+    plan: InputPlan, decoded: Decoded, poses: NDArray[np.float64], geometry: Sequence[Geometry]
+) -> PosedViews:
+    """Decoded views with their cameras; intrinsics follow the images to their common size."""
+    height, width = decoded.masks.shape[1:]
+    scales = [np.array([[width / view.width], [height / view.height], [1.0]]) for view in geometry]
+    intrinsics = np.stack([view.intrinsics * scale for view, scale in zip(geometry, scales, strict=True)])
+    tensors = [torch.from_numpy(array.astype(np.float32)) for array in (poses, intrinsics)]
+    return unposed_views(plan, decoded).with_cameras(Cameras(tensors[0], tensors[1], width, height))

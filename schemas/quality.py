@@ -115,12 +115,16 @@ class QualityReport(Published):
     device: str = Field(description="Device that computed, such as `cpu` or `cuda (NVIDIA H200)`.")
     mask_source: str = Field(description="Where the masks came from: `mask_path`, `alpha` or `depth`.")
     camera_source: str = Field(
-        description="Where the cameras came from: `transforms.json`, `rig:<name>`, or `sfm:pycolmap` where "
-        "they were estimated."
+        description="Where the cameras came from: `transforms.json`, `rig:<name>`, `sfm:pycolmap` where they "
+        "were estimated, or `model:vggt` where the model found them."
     )
     dropped_views: list[str] = Field(
         default_factory=list,
         description="Images that were left out because their cameras could not be estimated.",
+    )
+    parts: dict[str, str] = Field(
+        default_factory=dict,
+        description="Networks of the model that ran, each with the source and revision of its weights.",
     )
     versions: dict[str, str] = Field(
         description="Versions of this worker and of the libraries that shaped the result."

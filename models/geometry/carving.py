@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import convolve, distance_transform_edt
 from torch import Tensor
 
-from models.base import Views
+from models.base import PosedViews
 from models.geometry.depth_maps import SAME_SURFACE
 from schemas.errors import ErrorCode, ModelError
 
@@ -89,7 +89,7 @@ class Carver:
         use_depth: Whether to carve by depth too.
     """
 
-    def __init__(self, views: Views, *, use_depth: bool = True) -> None:
+    def __init__(self, views: PosedViews, *, use_depth: bool = True) -> None:
         self._cameras = views.cameras
         focal = views.cameras.intrinsics[:, [0, 1], [0, 1]]  # [V, 2]
         aspect = focal[:, 0] / focal[:, 1]
@@ -192,7 +192,7 @@ def _sample(images: Tensor, grid: Tensor, mode: str, padding: str) -> Tensor:
     return found[:, 0, 0]
 
 
-def object_bounds(views: Views, carver: Carver) -> tuple[Tensor, float]:
+def object_bounds(views: PosedViews, carver: Carver) -> tuple[Tensor, float]:
     """Centre [3] and half side of a cube that holds the object with a small margin.
 
     Raises:
@@ -216,7 +216,7 @@ def object_bounds(views: Views, carver: Carver) -> tuple[Tensor, float]:
     return centre, half * (1 + 2 * _BOUNDS_MARGIN)
 
 
-def object_frame(views: Views) -> tuple[Tensor, float]:
+def object_frame(views: PosedViews) -> tuple[Tensor, float]:
     """Centre [3] and half side of a generous cube: where the rays through the masks' centres come closest."""
     cameras = views.cameras
     rows = (torch.arange(cameras.height, device=views.masks.device) + 0.5)[None, :, None]

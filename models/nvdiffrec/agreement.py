@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import Views
+from models.base import PosedViews
 from models.geometry.carving import silhouette_distance
 from models.geometry.depth_maps import resize_depths
 from models.geometry.rotation import rigid_about
@@ -104,7 +104,7 @@ class Level:
     """
 
     def __init__(
-        self, views: Views, side: int, points: int, partners: Tensor, generator: torch.Generator
+        self, views: PosedViews, side: int, points: int, partners: Tensor, generator: torch.Generator
     ) -> None:
         cameras = views.cameras
         factor = side / max(cameras.width, cameras.height)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import Callback, Views
+from models.base import Callback, PosedViews
 from models.geometry.camera import Cameras
 from models.geometry.flexicubes import FlexiCubes, Isosurface
 from models.geometry.mesh import Mesh, face_edges, face_normals, vertex_normals
@@ -47,7 +47,7 @@ class Scene:
         refine_cameras: Whether poses and focal length are corrected along with the shape.
     """
 
-    views: Views
+    views: PosedViews
     frame: Frame
     use_depth: bool
     refine_cameras: bool = False

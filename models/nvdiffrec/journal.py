@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from models.base import Checkpoints, Views
+from models.base import Checkpoints, PosedViews
 from models.nvdiffrec.config import NvdiffrecConfig
 from models.nvdiffrec.descent import Descent, State
 
@@ -83,7 +83,7 @@ class Journal:
         return phase, part
 
 
-def fingerprint(views: Views, config: NvdiffrecConfig) -> Tensor:
+def fingerprint(views: PosedViews, config: NvdiffrecConfig) -> Tensor:
     """A hash [32] uint8 of what shapes a run: options, cameras and images."""
     digest = hashlib.sha256(f"{_FORMAT} {config!r} {views.names}".encode())
     images = [views.images, views.masks, *([] if views.depths is None else [views.depths])]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import Callback, Checkpoints, Reconstruction, Snapshot, Views
+from models.base import Callback, Checkpoints, PosedViews, Reconstruction, Snapshot, Views
 from models.geometry.atlas import bake, unwrap
 from models.geometry.camera import Cameras
 from models.geometry.carving import Carver, object_bounds
@@ -28,11 +28,11 @@ from models.nvdiffrec.geometry_phase import Show as ShowShape
 from models.nvdiffrec.journal import Journal, fingerprint
 from models.nvdiffrec.registration import register
 from models.nvdiffrec.targets import Frame, Targets, make_targets, resized
-from models.nvdiffrec.unseen import continued, seen_vertices
 from models.progress import part
 from models.raster import RasterBackend
 from models.raster.choice import chosen_backend
 from models.render import Rendering, affordable_samples, render_textured
+from models.texturing.unseen import continued, seen_vertices
 from schemas.options import NvdiffrecOptions, Options
 
 LOGGER = logging.getLogger(__name__)
@@ -73,19 +73,21 @@ class Nvdiffrec:
         Raises:
             TypeError: options of another model.
             InvalidJob: INVALID_OPTIONS: this worker does not have the rasterizer.
+            ModelError: INVALID_CAMERAS: the views have none.
         """
         if not isinstance(options, NvdiffrecOptions):
             raise TypeError(f"nvdiffrec needs NvdiffrecOptions, got {type(options).__name__}")
         raster = chosen_backend(options.raster, self._device)
-        longer_side = max(views.cameras.width, views.cameras.height)
-        config = make_config(options, longer_side, depth_share=_depth_share(views))
-        journal = Journal(checkpoints, fingerprint(views, config) if checkpoints else None)
-        views = resized(views, config.train_resolution).to(self._device)
+        posed = views.posed()
+        longer_side = max(posed.cameras.width, posed.cameras.height)
+        config = make_config(options, longer_side, depth_share=_depth_share(posed))
+        journal = Journal(checkpoints, fingerprint(posed, config) if checkpoints else None)
+        posed = resized(posed, config.train_resolution).to(self._device)
         with _deterministic(self._device):
-            return _reconstruct(raster, views, config, callback, journal, snapshot)
+            return _reconstruct(raster, posed, config, callback, journal, snapshot)
 
 
-def _depth_share(views: Views) -> float:
+def _depth_share(views: PosedViews) -> float:
     """Share of the object's pixels that have depth."""
     if views.depths is None:
         return 0.0
@@ -95,7 +97,7 @@ def _depth_share(views: Views) -> float:
 
 def _reconstruct(
     raster: RasterBackend,
-    views: Views,
+    views: PosedViews,
     config: NvdiffrecConfig,
     callback: Callback,
     journal: Journal,
@@ -197,7 +199,7 @@ class _Found:
         }
 
     @classmethod
-    def restored(cls, state: State, views: Views, config: NvdiffrecConfig) -> _Found:
+    def restored(cls, state: State, views: PosedViews, config: NvdiffrecConfig) -> _Found:
         """What `kept` kept; `views` are those of the input."""
         device = views.masks.device
         corrected, refine = state["registered/flags"].tolist()
@@ -213,7 +215,7 @@ class _Found:
         return cls(scene, depth_scale, corrected, figures, None)
 
 
-def _cleaned(views: Views, config: NvdiffrecConfig, callback: Callback | None = None) -> Views:
+def _cleaned(views: PosedViews, config: NvdiffrecConfig, callback: Callback | None = None) -> PosedViews:
     """The views with depth maps made smooth and whole, without any where they are not to count."""
     if views.depths is None or not config.use_depth:
         return replace(views, depths=None)
@@ -221,7 +223,7 @@ def _cleaned(views: Views, config: NvdiffrecConfig, callback: Callback | None = 
     return replace(views, depths=depths)
 
 
-def _found(views: Views, config: NvdiffrecConfig, callback: Callback) -> _Found:
+def _found(views: PosedViews, config: NvdiffrecConfig, callback: Callback) -> _Found:
     """Register the views, and find where the object is."""
     registered = register(
         _cleaned(views, config, part(callback, 0.0, _CLEANED)),

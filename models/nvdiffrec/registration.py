@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.base import Callback, Views
+from models.base import Callback, PosedViews
 from models.geometry.camera import Cameras
 from models.geometry.carving import object_frame
 from models.geometry.similarity import fit_similarity
@@ -80,7 +80,7 @@ class Registered:
         corrected: Whether the returned cameras differ from the input's.
     """
 
-    views: Views
+    views: PosedViews
     depth_scale: Tensor
     focal_factor: float = 1.0
     before_px: float = 0.0
@@ -104,7 +104,7 @@ class Registered:
 
 
 def register(
-    views: Views,
+    views: PosedViews,
     *,
     refine: Literal["auto", "on", "off"],
     seed: int = 0,
@@ -165,7 +165,7 @@ class _Problem(ABC):
     gates: tuple[tuple[float, ...], ...]  # of each level, one a step, pixels
     descents: int  # at most
 
-    def __init__(self, views: Views, levels: list[Level], callback: Callback | None) -> None:
+    def __init__(self, views: PosedViews, levels: list[Level], callback: Callback | None) -> None:
         self.views, self.levels = views, levels
         self._callback, self._steps = callback, 0
         zero = torch.zeros(len(views), dtype=torch.float64, device=views.masks.device)
@@ -367,7 +367,7 @@ def _with_scales_beyond(limit: float, poses: Poses) -> Poses:
     return replace(poses, log_scale=torch.where(scale.abs() > limit, scale, 0.0))
 
 
-def _levels(views: Views, seed: int) -> list[Level]:
+def _levels(views: PosedViews, seed: int) -> list[Level]:
     """The views at all resolutions."""
     generator = torch.Generator().manual_seed(seed)
     longer = max(views.cameras.width, views.cameras.height)

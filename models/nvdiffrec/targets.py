@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import Views
+from models.base import PosedViews
 from models.geometry.camera import Cameras
 from models.geometry.depth_maps import resize_depths
 from models.render import affordable_samples, to_image
@@ -72,7 +72,7 @@ class Frame:
         return points * self.scale + self.center
 
 
-def make_targets(views: Views, frame: Frame, *, cell: float, use_depth: bool) -> Targets:
+def make_targets(views: PosedViews, frame: Frame, *, cell: float, use_depth: bool) -> Targets:
     """Bring views into the normalised frame.
 
     Args:
@@ -140,7 +140,7 @@ def _order(count: int, seed: int, number: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + number))
 
 
-def resized(views: Views, longer_side: int) -> Views:
+def resized(views: PosedViews, longer_side: int) -> PosedViews:
     """The views with a longer side of at most `longer_side` pixels."""
     cameras = views.cameras
     if longer_side >= max(cameras.width, cameras.height):
@@ -157,4 +157,4 @@ def resized(views: Views, longer_side: int) -> Views:
     depths = None
     if views.depths is not None:
         depths = resize_depths(views.depths, size)
-    return Views(views.names, images, masks, depths, cameras.resized(size[1], size[0]))
+    return PosedViews(views.names, images, masks, depths, cameras.resized(size[1], size[0]))

@@ -18,7 +18,7 @@ from pipeline.cancel import CancelToken
 from pipeline.run import Pipeline
 from pipeline.settings import PipelineSettings, S3Settings
 from schemas.errors import ErrorCode, JobCancelled, ReconError
-from schemas.jobs import NvdiffrecJob, ReconviagenJob
+from schemas.jobs import Job, NvdiffrecJob, ReconviagenJob
 from schemas.quality import QualityReport
 from schemas.results import Manifest
 
@@ -26,10 +26,9 @@ from schemas.results import Manifest
 class Miniature:
     """A model that returns a mesh that it was given, or does what a test tells it."""
 
-    name = "nvdiffrec"
-
-    def __init__(self, make) -> None:
+    def __init__(self, make, name="nvdiffrec") -> None:
         self.make = make
+        self.name = name
         self.loaded = 0
         self.seen = []
 
@@ -39,15 +38,18 @@ class Miniature:
     def reconstruct(self, views, options, callback) -> Reconstruction:
         self.seen.append(views)
         callback(0.5, "half", {"psnr_db": 20.0})
-        return Reconstruction(self.make(), "warp", {"x": [1.0, 2.0]}, {"figure": 1.0})
+        made = self.make()
+        if isinstance(made, Reconstruction):
+            return made
+        return Reconstruction(made, "warp", {"x": [1.0, 2.0]}, {"figure": 1.0})
 
 
 class Workplace:
     """A pipeline over folders: `in` and `out` are allowed."""
 
-    def __init__(self, folder: Path, make) -> None:
+    def __init__(self, folder: Path, make, model="nvdiffrec") -> None:
         self.folder = folder
-        self.model = Miniature(make)
+        self.model = Miniature(make, model)
         (folder / "out").mkdir()
         self.input = copy_spot(folder)
         self.pipeline = Pipeline(
@@ -58,14 +60,15 @@ class Workplace:
                 folder / "work",
                 device="cpu",
             ),
-            {"nvdiffrec": self.model},
+            {model: self.model},
         )
         self.pipeline.load()
         self.reports = []
 
-    def job(self, **options) -> NvdiffrecJob:
+    def job(self, **options) -> Job:
         options.setdefault("outputs", {"previews": False})
-        return NvdiffrecJob(
+        kind = {"nvdiffrec": NvdiffrecJob, "reconviagen": ReconviagenJob}[self.model.name]
+        return kind(
             job_id=uuid4(), input=f"file://{self.input}", output=f"file://{self.folder}/out", options=options
         )
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.progress import ProgressReport, ProgressTracker
-from pipeline.stages import STAGE_NAMES, WEIGHTS, stage_weights
+from pipeline.stages import WEIGHTS, stage_weights
+from schemas.jobs import MODELS
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -94,10 +95,10 @@ def test_what_is_left_is_shared_anew_between_two_stages():
 
 
 def test_estimating_cameras_is_a_part_of_the_job_that_shows():
-    weights = stage_weights(estimating=True)
-    assert tuple(weights) == STAGE_NAMES
-    assert weights["validate"] > 10 * WEIGHTS["validate"]
-    assert {name for name in weights if weights[name] != WEIGHTS[name]} == {"validate"}
+    usual, weights = WEIGHTS["nvdiffrec"], stage_weights("nvdiffrec", estimating=True)
+    assert tuple(weights) == tuple(usual)
+    assert weights["validate"] > 10 * usual["validate"]
+    assert {name for name in weights if weights[name] != usual[name]} == {"validate"}
 
 
 def test_timings_are_those_of_the_clock():
@@ -127,7 +128,9 @@ def test_figures_that_json_cannot_hold_are_left_out():
     assert reports[1].metrics == {"step": 3.0}
 
 
-def test_a_job_without_previews_has_no_preview_stage():
-    assert tuple(stage_weights()) == STAGE_NAMES
-    assert tuple(stage_weights(previews=False)) == tuple(n for n in STAGE_NAMES if n != "preview")
-    assert sum(WEIGHTS.values()) == 100
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_has_the_same_stages_and_its_own_weights(model):
+    names = ("download", "validate", "reconstruct", "export", "quality", "preview", "upload")
+    assert tuple(stage_weights(model)) == names
+    assert tuple(stage_weights(model, previews=False)) == tuple(n for n in names if n != "preview")
+    assert sum(WEIGHTS[model].values()) == pytest.approx(100)

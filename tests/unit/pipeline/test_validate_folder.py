@@ -19,8 +19,9 @@ from input_folders import (
 )
 from PIL import Image
 
+from pipeline.holdout import holdout_indices
 from pipeline.settings import Limits
-from pipeline.validate import holdout_indices, validate_folder
+from pipeline.validate import validate_folder
 from schemas.errors import ErrorCode, ReconError
 from schemas.options import NvdiffrecOptions
 
