@@ -4,8 +4,8 @@ import torch
 import trimesh
 
 from models.geometry.mesh import Mesh
-from models.nvdiffrec.unseen import continued, seen_vertices
 from models.raster import make_backend
+from models.texturing.unseen import continued, seen_vertices
 
 
 def sphere():

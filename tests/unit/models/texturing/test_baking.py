@@ -1,0 +1,154 @@
+"""Textures baked from views and from another source of colours."""
+
+from dataclasses import replace
+
+import torch
+import trimesh
+
+from models.base import PosedViews
+from models.geometry.mesh import Mesh, vertex_normals
+from models.geometry.rigs import cameras_around
+from models.painted import PaintedMesh, render_painted
+from models.raster import make_backend
+from models.render import render_textured
+from models.texturing.baking import textured
+from models.texturing.exposure import exposure_gains
+from models.texturing.sight import Sight
+from tests.unit.pipeline.textured_meshes import spot_mesh, spot_views
+
+RASTER = make_backend("warp", "cpu")
+SIDES = torch.tensor([[0, -1, 0.2], [0.9, 0.5, 0.1], [-0.9, 0.5, -0.1], [0.1, 0.1, 1], [0.1, -0.1, -1]])
+
+
+def painted_sphere(center=(0.0, 0.0, 0.0), radius=1.0, levels=4):
+    shape = trimesh.creation.icosphere(levels)
+    points = torch.tensor(shape.vertices, dtype=torch.float32)
+    colors = 0.5 + 0.3 * torch.stack([points[:, 0], (2 * points[:, 1]).sin(), (3 * points[:, 2]).cos()], 1)
+    faces = torch.tensor(shape.faces, dtype=torch.int32)
+    return PaintedMesh(radius * points + torch.tensor(center), faces, colors)
+
+
+def joined(one, two):
+    return PaintedMesh(
+        torch.cat([one.vertices, two.vertices]),
+        torch.cat([one.faces, two.faces + len(one.vertices)]),
+        torch.cat([one.colors, two.colors]),
+    )
+
+
+def photographed(mesh, directions, *, size=128, radius=1.0, exposure=None):
+    directions = torch.nn.functional.normalize(directions, dim=1).numpy()
+    cameras = cameras_around(directions, torch.zeros(3), radius, size=size)
+    shown = render_painted(RASTER, mesh, cameras, samples=2)
+    images = shown.color / shown.alpha.clamp(min=1e-3)[..., None]
+    if exposure is not None:
+        images = images * exposure[:, None, None]
+    names = tuple(map(str, range(len(directions))))
+    return PosedViews(names, images, shown.alpha, None, cameras)
+
+
+def in_gray(mesh):
+    gray = replace(mesh, colors=torch.full_like(mesh.colors, 0.5))
+    return lambda cameras: render_painted(RASTER, gray, cameras)
+
+
+def rendered_difference(result, mesh, directions, region=None):
+    """Mean absolute difference of colours, where the object's rim does not blur them."""
+    views = photographed(mesh, directions)
+    found = render_textured(RASTER, result, views.cameras)
+    inside = views.masks > 0.999
+    if region is not None:
+        inside &= region(views.cameras.unproject(found.depth))
+    return float((found.color - views.images).abs().mean(-1)[inside].mean())
+
+
+def test_a_sphere_seen_all_round_gets_its_paint():
+    mesh = painted_sphere()
+    views = photographed(mesh, SIDES)
+    result = textured(RASTER, mesh.surface, views, in_gray(mesh), resolution=256)
+    assert result.unlit
+    assert torch.equal(result.vertices, mesh.vertices)
+    others = torch.tensor([[0.5, -0.6, 0.4], [-0.3, 0.9, 0.3], [-0.7, -0.5, -0.6]])
+    assert rendered_difference(result, mesh, others) < 0.004
+
+
+def test_views_of_different_exposure_are_brought_together():
+    mesh = painted_sphere()
+    gains = torch.tensor(
+        [[1.0, 1.1, 0.9], [0.8, 0.85, 0.8], [1.2, 1.1, 1.2], [0.9, 1.0, 0.9], [1.0, 0.9, 1.1]]
+    )
+    views = photographed(mesh, SIDES, exposure=gains)
+    depth = render_painted(RASTER, mesh, views.cameras).depth
+    sights = [
+        Sight(views.images[i], views.masks[i], depth[i], views.cameras[[i]], 0.02) for i in range(len(views))
+    ]
+    found = exposure_gains(sights, mesh.vertices, vertex_normals(mesh.vertices, mesh.faces))
+    product = (found * gains).log()
+    assert (product - product.mean(0)).abs().max() < 0.025  # whatever the whole's brightness
+    corrected = textured(RASTER, mesh.surface, views, in_gray(mesh), resolution=256)
+    given = textured(RASTER, mesh.surface, views, in_gray(mesh), resolution=256, match_exposure=False)
+
+    def roughness(result):  # an edge between views shows against the smooth paint
+        image = render_textured(RASTER, result, views.cameras).color / views.images.clamp(min=0.05)
+        ratio = torch.where((views.masks > 0.999)[..., None], image, 1.0)
+        return float((ratio[:, 1:] - ratio[:, :-1]).abs().mean())
+
+    assert roughness(corrected) < 0.6 * roughness(given)
+
+
+def test_the_unseen_side_takes_the_fallback_in_the_views_tint():
+    mesh = painted_sphere()
+    front = torch.tensor([[0, -1.0, 0], [0.7, -0.7, 0], [-0.7, -0.7, 0], [0, -0.7, 0.7], [0, -0.7, -0.7]])
+    tinted = replace(mesh, colors=mesh.colors + torch.tensor([0.12, -0.1, 0.05]))
+    result = textured(
+        RASTER,
+        mesh.surface,
+        photographed(mesh, front),
+        lambda cameras: render_painted(RASTER, tinted, cameras),
+        resolution=256,
+    )
+    assert rendered_difference(result, mesh, -front) < 0.015  # the tint itself is 0.09
+    assert rendered_difference(result, mesh, SIDES) < 0.012  # with the border
+
+
+def test_what_stands_before_a_surface_is_not_printed_on_it():
+    far = replace(painted_sphere(center=(0.0, 0.5, 0.0), radius=0.5), colors=torch.tensor([[0.9, 0.9, 0.9]]))
+    far = replace(far, colors=far.colors.expand(len(far.vertices), 3))
+    near = painted_sphere(center=(0.0, -0.6, 0.0), radius=0.2, levels=4)
+    near = replace(near, colors=torch.tensor([[0.9, 0.1, 0.1]]).expand(len(near.vertices), 3))
+    mesh = joined(far, near)
+    ahead = torch.tensor([[0, -1.0, 0], [0.15, -1.0, 0.0]])
+    result = textured(
+        RASTER,
+        mesh.surface,
+        photographed(mesh, ahead),
+        lambda cameras: render_painted(RASTER, mesh, cameras),
+        resolution=256,
+    )
+    around = torch.tensor([[0.6, -0.8, 0], [0.8, 0.6, 0.2], [-0.6, -0.8, 0.1]])
+    views = photographed(mesh, around)
+    found = render_textured(RASTER, result, views.cameras)
+    white = (views.images[..., 1] > 0.85) & (views.masks > 0.999)
+    assert float((found.color[..., 1] - 0.9).abs()[white].max()) < 0.1  # red would be 0.8 off
+
+
+def test_held_out_views_of_spot_are_met():
+    shape = spot_mesh(64)
+    mesh = Mesh(shape.vertices, shape.faces)
+    gray = PaintedMesh(mesh.vertices, mesh.faces, torch.full_like(mesh.vertices, 0.5))
+    heard = []
+    result = textured(
+        RASTER,
+        mesh,
+        spot_views().posed(),
+        lambda cameras: render_painted(RASTER, gray, cameras),
+        resolution=256,
+        callback=lambda share, message, metrics: heard.append(share),
+    )
+    assert heard == sorted(heard)
+    assert heard[-1] == 1.0
+    test = spot_views("test")
+    found = render_textured(RASTER, result, test.cameras).over(1.0)
+    true = test.images * test.masks[..., None] + 1 - test.masks[..., None]
+    error = (found - true).square().mean((1, 2, 3))
+    assert float(-10 * error.log10().mean()) > 30
