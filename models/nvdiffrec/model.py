@@ -33,7 +33,6 @@ from models.raster import RasterBackend
 from models.raster.choice import chosen_backend
 from models.render import Rendering, affordable_samples, render_textured
 from models.texturing.unseen import continued, seen_vertices
-from models.texturing.unseen import continued, seen_vertices
 from schemas.options import NvdiffrecOptions, Options
 
 LOGGER = logging.getLogger(__name__)
