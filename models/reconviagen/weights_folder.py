@@ -51,7 +51,7 @@ def invalid_weights(file: str, problem: str, rule: str) -> ModelError:
         problem: What is wrong, a sentence without its subject and full stop.
         rule: What the file would have to obey.
     """
-    return ModelError(ErrorCode.MODEL_WEIGHTS_INVALID, f"{file} {problem}.", file=file, rule=rule)
+    return ModelError(ErrorCode.MODEL_WEIGHTS_INVALID, f"{file} {problem}; {rule}.", file=file, rule=rule)
 
 
 def read_json(root: Path, file: str) -> dict[str, Any]:
