@@ -106,7 +106,7 @@ def decode_views(
     size = common_size([(view.width, view.height) for view in geometry], limits.max_total_pixels)
     arrays = _Arrays(folder, plan, headers, size, limits)
     for index, view in enumerate(plan.views):
-        arrays.read(index, view, geometry[index].undistortion)
+        arrays.read(index, view, geometry[index])
         tick((index + 1) / len(plan.views), view.image)
     return arrays.finish()
 
@@ -164,14 +164,17 @@ class _Arrays:
         self._transparent = [False] * views
         self._maps: tuple[Undistortion, Maps] | None = None
 
-    def read(self, index: int, view: ViewFiles, undistortion: Undistortion | None) -> None:
-        color, alpha = read_color(self._folder / view.image, view.image, self._limits)
-        size = (color.shape[1], color.shape[0])
-        maps = None if undistortion is None else self._maps_of(undistortion)
+    def read(self, index: int, view: ViewFiles, geometry: Geometry) -> None:
+        stored, alpha = read_color(self._folder / view.image, view.image, self._limits)
+        size = (stored.shape[1], stored.shape[0])
+        turned = partial(_turned, quarter_turns=geometry.quarter_turns)
+        color = turned(stored)
+        maps = None if geometry.undistortion is None else self._maps_of(geometry.undistortion)
         smooth = partial(self._smoothed, maps=maps)
         coverage = alpha if view.mask is None else self._mask(view.mask, size)
+        coverage = None if coverage is None else turned(coverage)
         target = self._alphas if view.mask is None else self._masks
-        unchanged = maps is None and size == self._size
+        unchanged = maps is None and color.shape[1::-1] == self._size
         self._images[index] = color if unchanged else filtered_color(color, coverage, smooth)
         if target is not None:
             assert coverage is not None, f"{view.image}: the header promised an alpha channel"
@@ -179,7 +182,8 @@ class _Arrays:
         if alpha is not None:
             self._transparent[index] = bool((alpha < 1).any())
         if view.depth is not None and self._depths is not None:
-            self._depths[index] = self._depth(view.depth, size, maps)
+            depth = read_depth(self._folder / view.depth, view.depth, self._limits, self._plan.depth_scale)
+            self._depths[index] = self._depth(turned(resized_nearest(depth, size)), maps)
 
     def finish(self) -> Decoded:
         views = self._plan.views
@@ -206,9 +210,12 @@ class _Arrays:
         mask = resized(read_mask(self._folder / key, key, self._limits), size)
         return np.clip(mask, 0, 1, out=mask)
 
-    def _depth(self, key: str, size: Size, maps: Maps | None) -> Floats:
-        depth = read_depth(self._folder / key, key, self._limits, self._plan.depth_scale)
-        depth = resized_nearest(depth, size)
+    def _depth(self, depth: Floats, maps: Maps | None) -> Floats:
         if maps is not None:
             depth = remapped(depth, maps, nearest=True)
         return resized_nearest(depth, self._size)
+
+
+def _turned(array: Floats, quarter_turns: int) -> Floats:
+    """An array [H, W] or [H, W, C], turned clockwise."""
+    return np.ascontiguousarray(np.rot90(array, -quarter_turns)) if quarter_turns else array

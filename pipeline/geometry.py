@@ -22,12 +22,14 @@ class Geometry:
         intrinsics: [3, 3], pixels.
         width, height: Pixels.
         undistortion: How it is made; None where the file is a pinhole's image already.
+        quarter_turns: By how many times 90 degrees the file's pixels are turned clockwise before that.
     """
 
     intrinsics: NDArray[np.float64]
     width: int
     height: int
     undistortion: Undistortion | None = None
+    quarter_turns: int = 0
 
     def within(self, limits: Limits) -> Geometry:
         """The same image, with fewer pixels where undistorting would make more than an image may have."""
@@ -51,6 +53,7 @@ def framed_geometry(frame: Frame, header: Header) -> Geometry:
     return Geometry(plan.intrinsics, plan.width, plan.height, plan)
 
 
-def uncalibrated(header: Header) -> Geometry:
-    """A stand-in where no camera is known: the file's pixels as they are."""
-    return Geometry(np.eye(3), header.width, header.height)
+def uncalibrated(header: Header, quarter_turns: int = 0) -> Geometry:
+    """A stand-in where no camera is known: the file's pixels as they are, or turned clockwise."""
+    size = (header.width, header.height) if quarter_turns % 2 == 0 else (header.height, header.width)
+    return Geometry(np.eye(3), *size, quarter_turns=quarter_turns)

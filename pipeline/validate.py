@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from models.base import PosedViews, Views
-from pipeline.camera_source import MODEL, STRUCTURE_FROM_MOTION, camera_source
+from pipeline.camera_source import camera_source
 from pipeline.decode import Tick, read_headers
 from pipeline.depth_check import check_depths
 from pipeline.holdout import check_holdout, holdout_indices
@@ -53,9 +53,7 @@ def validate_folder(path: Path, options: Options, limits: Limits) -> InputSummar
     plan = plan_input(store, options, limits)
     check_holdout(plan, options)
     headers = read_headers(path, plan, limits)
-    source = camera_source(plan, options)
-    posed = source not in (MODEL, STRUCTURE_FROM_MOTION)
-    views, decoded = decoded_views(path, plan, headers, options, limits, _silent, posed=posed)
+    views, decoded = decoded_views(path, plan, headers, options, limits, _silent)
     _check_depths(views)
     return InputSummary(
         views=len(plan.views),
@@ -63,7 +61,7 @@ def validate_folder(path: Path, options: Options, limits: Limits) -> InputSummar
         height=decoded.masks.shape[1],
         depth_views=decoded.depth_views,
         mask_source=decoded.mask_source,
-        camera_source=source,
+        camera_source=camera_source(plan, options),
         files=len(plan.sizes),
         total_bytes=plan.total_bytes,
     )

@@ -16,7 +16,7 @@ from pipeline.camera_estimation import estimate_cameras
 from pipeline.camera_source import MODEL, STRUCTURE_FROM_MOTION, camera_source
 from pipeline.decode import Decoded, Tick, decode_views, read_headers
 from pipeline.geometry import Geometry, framed_geometry, uncalibrated
-from pipeline.images import Header
+from pipeline.images import Header, read_exif
 from pipeline.ingest import InputPlan
 from pipeline.poses import check_poses
 from pipeline.rig import axis6_poses, rig_intrinsics
@@ -82,8 +82,7 @@ def load_views(
     def decoding(fraction: float, message: str) -> None:
         tick(begun + (1 - begun) * fraction, message)
 
-    posed = source != MODEL
-    views, decoded = decoded_views(folder, plan, headers, options, limits, decoding, posed=posed)
+    views, decoded = decoded_views(folder, plan, headers, options, limits, decoding)
     return LoadedInput(views, decoded.mask_source, source, decoded.depth_views, dropped)
 
 
@@ -94,10 +93,11 @@ def decoded_views(
     options: Options,
     limits: Limits,
     tick: Tick,
-    *,
-    posed: bool,
 ) -> tuple[Views, Decoded]:
-    """Decode the files of a plan.
+    """Decode the files of a plan: to `PosedViews` if the plan or the job's rig has cameras.
+
+    Images whose cameras the model is to find are turned upright as EXIF says, with their masks and depth
+    maps: networks have learnt from pictures that stand upright.
 
     Args:
         folder: Holds the files under their keys.
@@ -106,16 +106,19 @@ def decoded_views(
         options: The job's.
         limits: Bounds on pixels.
         tick: Progress.
-        posed: Whether the plan or the job's rig has cameras; the views are `PosedViews` then.
 
     Raises:
         InvalidJob: INVALID_IMAGE, INVALID_DEPTH, MASK_MISSING, VIEW_MISMATCH or INVALID_CAMERAS.
     """
-    if posed:
+    source = camera_source(plan, options)
+    if source not in (MODEL, STRUCTURE_FROM_MOTION):
         poses, geometry = known_cameras(plan, headers, options.cameras, limits)
         decoded = decode_views(folder, plan, headers, geometry, limits, tick)
         return posed_views(plan, decoded, poses, geometry), decoded
-    geometry = [uncalibrated(header) for header in headers]
+    turns = [0] * len(headers)
+    if source == MODEL:
+        turns = [read_exif(folder / v.image, v.image, limits).quarter_turns for v in plan.views]
+    geometry = [uncalibrated(*pair) for pair in zip(headers, turns, strict=True)]
     decoded = decode_views(folder, plan, headers, geometry, limits, tick)
     return unposed_views(plan, decoded), decoded
 

@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 import torch
 from input_folders import copy_spot, make_opaque, remove_depth, rewrite_depth
+from PIL import ExifTags, Image
 from test_pipeline_run import LENIENT, Workplace
 from textured_meshes import spot_mesh, spot_views
 
 from models.base import PosedViews, Reconstruction, Views
 from models.geometry.mesh import TexturedMesh
 from models.nvdiffrec.model import Nvdiffrec
+from pipeline.ingest import plan_input
 from pipeline.settings import Limits
-from pipeline.validate import validate_folder
+from pipeline.storage_file import FolderStore
+from pipeline.validate import load_checked, validate_folder
 from schemas.errors import ErrorCode, InvalidJob, ModelError
+from schemas.locations import Location
 from schemas.options import NvdiffrecOptions, ReconviagenOptions
 
 PARTS = {"vggt": "owner/vggt@0123abc"}
@@ -141,3 +145,53 @@ def test_views_keep_what_they_are_when_some_are_taken():
     some = views.posed().subset([1, 3])
     assert type(some) is PosedViews
     assert torch.equal(some.cameras.camera_to_world, views.cameras.camera_to_world[[1, 3]])
+
+
+def crop_to_portrait(folder) -> None:
+    for path in [*(folder / "images").iterdir(), *(folder / "depth").iterdir()]:
+        with Image.open(path) as image:
+            image.crop((16, 0, 112, 128)).save(path)
+
+
+def load(folder, options) -> Views:
+    plan = plan_input(FolderStore(Location("file", "", str(folder))), options, Limits())
+    return load_checked(folder, plan, options, Limits(), lambda *_: None, scratch=folder.parent).views
+
+
+def turn_files(folder, *, quarter_turns: int) -> None:
+    """Store images as a camera does that was held sideways, their masks and depth maps likewise."""
+    orientation = {1: 6, 2: 3, 3: 8}[quarter_turns]
+    for path in [*(folder / "images").iterdir(), *(folder / "depth").iterdir()]:
+        with Image.open(path) as image:
+            stored = Image.fromarray(np.rot90(np.asarray(image), quarter_turns).copy())
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        stored.save(path, exif=exif)
+
+
+@pytest.mark.parametrize("quarter_turns", [1, 2, 3])
+def test_pictures_are_turned_upright_with_their_masks_and_depth(tmp_path, quarter_turns):
+    upright = copy_spot(tmp_path / "upright")
+    sideways = copy_spot(tmp_path / "sideways")
+    for folder in (upright, sideways):
+        (folder / "transforms.json").unlink()
+        crop_to_portrait(folder)
+    turn_files(sideways, quarter_turns=quarter_turns)
+    expected, turned = (load(folder, ReconviagenOptions()) for folder in (upright, sideways))
+    assert expected.images.shape[1:] == (128, 96, 3)
+    assert torch.equal(turned.images, expected.images)
+    assert torch.equal(turned.masks, expected.masks)
+    assert torch.equal(turned.depths, expected.depths)
+    summary = validate_folder(sideways, ReconviagenOptions(), Limits())
+    assert (summary.width, summary.height) == (96, 128)
+
+
+def test_pictures_stay_as_they_are_stored_where_cameras_say_how_they_stand(tmp_path):
+    folder = copy_spot(tmp_path)
+    expected = load(folder, ReconviagenOptions())
+    for path in (folder / "images").iterdir():
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        with Image.open(path) as image:
+            image.copy().save(path, exif=exif)
+    assert torch.equal(load(folder, ReconviagenOptions()).images, expected.images)
