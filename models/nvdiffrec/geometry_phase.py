@@ -11,9 +11,9 @@ from torch import Tensor
 
 from models.base import Callback, PosedViews
 from models.geometry.camera import Cameras
+from models.geometry.camera_corrections import CameraCorrections
 from models.geometry.flexicubes import FlexiCubes, Isosurface
 from models.geometry.mesh import Mesh, face_edges, face_normals, vertex_normals
-from models.nvdiffrec.camera_refinement import CameraCorrections
 from models.nvdiffrec.color_field import ShadedField
 from models.nvdiffrec.config import GeometryConfig, GridLevel
 from models.nvdiffrec.descent import SHOW_EVERY, Descent

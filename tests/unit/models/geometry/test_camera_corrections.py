@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from models.geometry.camera_corrections import CameraCorrections
 from models.geometry.rotation import rigid_about
-from models.nvdiffrec.camera_refinement import CameraCorrections
 from models.raster import make_backend
 from models.render import clip_planes, clip_positions, render_textured
 from tests.unit.models.nvdiffrec.camera_noise import reprojection_error, with_noisy_cameras
@@ -106,3 +106,14 @@ def test_known_errors_are_found_by_rendering(views):
     after = reprojection_error(true, corrections.corrected(given, torch.zeros(3), 1.0), points)
     assert before > 1.0
     assert after < 0.08
+
+
+def test_before_an_object_that_stays_cameras_move_together(views):
+    """With the shape free that motion is left to it; before a finished object it is the cameras' error."""
+    corrections = CameraCorrections(views.cameras, front=0.0, whole=True)
+    with torch.no_grad():
+        corrections.motion.copy_(torch.tensor([0.02, 0.0, 0.01, 0.1, 0.0, 0.0]))
+    motions = corrections.motions()
+    true = rigid_about(corrections.motion[0, :3], corrections.motion[0, 3:], torch.zeros(3))
+    torch.testing.assert_close(motions, true.expand_as(motions))
+    assert torch.equal(CameraCorrections(views.cameras).motions()[0], torch.eye(4))

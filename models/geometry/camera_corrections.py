@@ -14,7 +14,6 @@ from models.geometry.rotation import rigid_about
 _ROTATION = 0.01  # expected size of a correction, radians,
 _TRANSLATION = 0.02  # half sides of the object's cube,
 _FOCAL = 0.01  # and of the logarithm of the focal length
-_FRONT = 0.5  # where a camera sees the surface: before the centre by this
 
 
 class CameraCorrections(nn.Module):
@@ -22,7 +21,8 @@ class CameraCorrections(nn.Module):
 
     A motion turns about the middle of the surface that its camera sees, and not about the camera: a turn of
     the camera and a shift of the object are nearly the same to see, and a descent would have to tell them
-    apart. The views' mean motion is left out: the shape could make it as well.
+    apart. Where the shape is still being found, the views' mean motion is left out: the shape could make it
+    as well.
 
     All lengths are in the normalised frame. Nothing waits for the device. In a loop: render with
     `matrices(clip_from_world)[index]`, add `prior` with a small weight beside the images' losses
@@ -35,14 +35,17 @@ class CameraCorrections(nn.Module):
 
     Args:
         cameras: The V cameras in the normalised frame; the object is at the origin, of size one.
+        front: How far before the origin a camera sees the surface.
+        whole: Whether the views may also move together, before an object that stays where it is.
     """
 
-    def __init__(self, cameras: Cameras) -> None:
+    def __init__(self, cameras: Cameras, *, front: float = 0.5, whole: bool = False) -> None:
         super().__init__()
+        self._whole = whole
         k = cameras.intrinsics
         self.motion = nn.Parameter(torch.zeros(len(cameras), 6, device=k.device))
         self.log_focal = nn.Parameter(torch.zeros((), device=k.device))
-        self.register_buffer("pivot", _FRONT * F.normalize(cameras.positions, dim=1))  # [V, 3]
+        self.register_buffer("pivot", front * F.normalize(cameras.positions, dim=1))  # [V, 3]
         self.pivot: Tensor
         # Clip coordinates of the principal point: what zooms is the image about it.
         centre = torch.stack([2 * k[:, 0, 2] / cameras.width - 1, 1 - 2 * k[:, 1, 2] / cameras.height], 1)
@@ -53,7 +56,9 @@ class CameraCorrections(nn.Module):
         """Motions of the world before each camera, [V, 4, 4]."""
         turn, shift = self.motion.split(3, 1)
         shift = shift + torch.linalg.cross(self.pivot, turn)  # about the origin, to first order
-        return rigid_about(turn - turn.mean(0), shift - shift.mean(0), torch.zeros_like(shift[0]))
+        if not self._whole:
+            turn, shift = turn - turn.mean(0), shift - shift.mean(0)
+        return rigid_about(turn, shift, torch.zeros_like(shift[0]))
 
     def matrices(self, clip_from_world: Tensor) -> Tensor:
         """Corrected matrices [V, 4, 4] from those of all V given cameras, differentiable.
