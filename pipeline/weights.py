@@ -17,7 +17,6 @@ from models.reconviagen.weights_folder import (
     TRELLIS,
     VGGT,
     fetch_command,
-    invalid_weights,
     missing_weights,
     read_json,
 )
@@ -174,10 +173,13 @@ def require(root: Path, states: Sequence[FileState]) -> None:
         if each.state is State.MISSING:
             raise missing_weights(root, each.path)
         if each.state is State.DAMAGED:
-            raise invalid_weights(
-                each.path,
-                f"cannot be used: {each.problem}. To get it again, run: {fetch_command(root)}",
-                "weights are as the lock says",
+            command = fetch_command(root)
+            raise ModelError(
+                ErrorCode.MODEL_WEIGHTS_INVALID,
+                f"{each.path} cannot be used: {each.problem}. Run: {command}",
+                file=each.path,
+                rule="weights are what the lock says",
+                command=command,
             )
 
 

@@ -127,6 +127,8 @@ class _WithoutInitialization(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if args and isinstance(args[0], nn.Parameter) and func.__name__.endswith("_"):
+        name = func.__name__
+        in_place = name.endswith("_") and not name.endswith("__")
+        if in_place and args and isinstance(args[0], nn.Parameter):
             return args[0]
         return func(*args, **(kwargs or {}))
