@@ -2,9 +2,9 @@
 
 What computes it is chosen from where the tensors are and what is installed, never from a setting:
 
-    dense    xformers on CUDA if it is installed, else torch
-    packed   xformers on CUDA if it is installed; else torch's kernel for them on CUDA in half precision (2.10
-             and later); else sequences of about one length together, padded and masked
+    dense    torch, whose own choice of kernel was the fastest wherever it was measured
+    packed   xformers on CUDA, if it runs there; else torch's kernel for packed sequences (2.10 and later) on
+             CUDA in half precision; else sequences of about one length together, padded and masked
 
 All of them are differentiable and agree up to rounding.
 """
@@ -12,6 +12,7 @@ All of them are differentiable and agree up to rounding.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,8 +24,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_XFORMERS = "xformers.ops"
-_VARLEN = "torch.nn.attention.varlen"
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -106,8 +105,8 @@ class Lengths:
     @cached_property
     def block_diagonal(self) -> Any:
         """The same as xformers' attention bias."""
-        mask = importlib.import_module("xformers.ops.fmha.attn_bias").BlockDiagonalMask
-        return mask.from_seqlens(list(self.sizes), device=self.device)
+        masks = importlib.import_module("xformers.ops.fmha.attn_bias")
+        return masks.BlockDiagonalMask.from_seqlens(list(self.sizes), device=self.device)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, *, lengths: Lengths | None = None) -> Tensor:
@@ -126,22 +125,15 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, lengths: Lengths | N
         ValueError: if packed tensors do not have the shape that `lengths` says.
     """
     if lengths is None:
-        return _dense(query, key, value)
+        return _torch(query, key, value)
     for tensor in (query, key, value):
         if tensor.shape[:2] != (1, lengths.total):
             raise ValueError(f"packed tensors begin with [1, {lengths.total}], got {list(tensor.shape)}")
-    if query.is_cuda and _optional(_XFORMERS):
+    if query.is_cuda and _xformers_runs(query.device, query.dtype):
         return _block_diagonal(query, key, value, lengths)
-    if query.is_cuda and query.dtype in _HALF and _optional(_VARLEN):
+    if query.is_cuda and query.dtype in _HALF and _has_variable():
         return _variable(query, key, value, lengths)
     return _bucketed(query, key, value, lengths)
-
-
-def _dense(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    if query.is_cuda and (xformers := _optional(_XFORMERS)):
-        found: Tensor = xformers.memory_efficient_attention(query, key, value)
-        return found
-    return _torch(query, key, value)
 
 
 def _torch(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -152,17 +144,33 @@ def _torch(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 
 def _block_diagonal(query: Tensor, key: Tensor, value: Tensor, lengths: Lengths) -> Tensor:
     """xformers' kernel for packed sequences."""
-    attend = _optional(_XFORMERS).memory_efficient_attention
-    found: Tensor = attend(query, key, value, attn_bias=lengths.block_diagonal)
+    xformers = importlib.import_module("xformers.ops")
+    found: Tensor = xformers.memory_efficient_attention(query, key, value, attn_bias=lengths.block_diagonal)
     return found
+
+
+@cache
+def _xformers_runs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether xformers attends there: it may be absent, or built for another torch, CUDA or GPU."""
+    probe = torch.zeros(1, 8, 1, 64, device=device, dtype=dtype)
+    try:
+        _block_diagonal(probe, probe, probe, Lengths((8,), device))
+    except (ImportError, RuntimeError):  # NotImplementedError is a RuntimeError
+        return False
+    return True
 
 
 def _variable(query: Tensor, key: Tensor, value: Tensor, lengths: Lengths) -> Tensor:
     """torch's kernel for packed sequences."""
+    attend = importlib.import_module("torch.nn.attention.varlen").varlen_attn
     offsets, longest = lengths.offsets, lengths.longest
-    attend = _optional(_VARLEN).varlen_attn
     found: Tensor = attend(query[0], key[0], value[0], offsets, offsets, longest, longest)
     return found[None]
+
+
+@cache
+def _has_variable() -> bool:
+    return importlib.util.find_spec("torch.nn.attention.varlen") is not None
 
 
 def _bucketed(query: Tensor, key: Tensor, value: Tensor, lengths: Lengths) -> Tensor:
@@ -186,12 +194,3 @@ def _rounded(size: int) -> int:
     """The length of a bucket's longest sequence: four buckets an octave keep padding below a quarter."""
     step = max(8, 1 << max(0, size.bit_length() - 3))
     return -(-size // step) * step
-
-
-@cache
-def _optional(module: str) -> Any:
-    """A module that may not be there, as None."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        return None

@@ -8,14 +8,19 @@ from torch import Tensor, nn
 
 
 class LayerNorm32(nn.LayerNorm):
-    """Layer normalisation whose parameters and arithmetic are float32; features keep their dtype."""
+    """Layer normalisation with float32 parameters and arithmetic; features keep their dtype.
+
+    The parameters are rounded to the features' dtype when they are used, as the result is: torch's kernel
+    then reads and writes the features once, and itself computes in float32.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of `x`."""
         if not self.elementwise_affine:
-            # Without parameters torch's kernel itself computes in float32: no copy is needed.
             return super().forward(x)
-        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+        return F.layer_norm(
+            x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps
+        )
 
     def modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Adaptive normalisation (Peebles and Xie, 2023): norm(x) (1 + scale) + shift, in one kernel.

@@ -112,8 +112,11 @@ class CrossAttention(nn.Module):
         `to_out` is linear: the mean is taken before it, once.
         """
         query = self.q_rms_norm(self.to_q(x).unflatten(-1, (self.heads, -1)))
-        found = attention(query.expand(context.key.shape[0], -1, -1, -1), context.key, context.value)
-        changed: Tensor = self.to_out(found.mean(0, keepdim=True).flatten(-2))
+        views = context.key.shape[0]
+        found = attention(query.expand(views, -1, -1, -1), context.key, context.value)
+        if views > 1:
+            found = found.mean(0, keepdim=True)
+        changed: Tensor = self.to_out(found.flatten(-2))
         return changed
 
 

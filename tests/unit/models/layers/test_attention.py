@@ -1,9 +1,12 @@
 """Attention over dense rows and over packed sequences of unequal length."""
 
+import sys
+from types import ModuleType, SimpleNamespace
+
 import pytest
 import torch
 
-from models.layers.attention import Lengths, _bucketed, attention
+from models.layers.attention import Lengths, _bucketed, _xformers_runs, attention
 
 SIZES = (5, 1, 40, 7, 7, 130, 2, 33)
 TOTAL = sum(SIZES)
@@ -88,6 +91,25 @@ def test_tensors_that_do_not_fit_the_lengths_are_refused():
 def test_empty_sequences_are_refused(sizes):
     with pytest.raises(ValueError, match="at least one token"):
         Lengths.of(sizes, "cpu")
+
+
+def test_xformers_that_was_built_for_something_else_is_passed_over(monkeypatch):
+    """It can be installed, imported, and yet have no kernel for this torch."""
+
+    def no_operator(*tensors, attn_bias):
+        raise NotImplementedError("No operator found for `memory_efficient_attention_forward`")
+
+    ops, masks = ModuleType("xformers.ops"), ModuleType("xformers.ops.fmha.attn_bias")
+    ops.memory_efficient_attention = no_operator
+    masks.BlockDiagonalMask = SimpleNamespace(from_seqlens=lambda sizes, device: None)
+    monkeypatch.setitem(sys.modules, ops.__name__, ops)
+    monkeypatch.setitem(sys.modules, masks.__name__, masks)
+    _xformers_runs.cache_clear()
+    assert not _xformers_runs(torch.device("cpu"), torch.float16)
+    ops.memory_efficient_attention = lambda *tensors, attn_bias: tensors[0]
+    _xformers_runs.cache_clear()
+    assert _xformers_runs(torch.device("cpu"), torch.float16)
+    _xformers_runs.cache_clear()
 
 
 @pytest.mark.gpu
