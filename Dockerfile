@@ -2,6 +2,7 @@
 #
 #   docker build --target gpu .                          CUDA 12.1, with nvdiffrast
 #   docker build --target gpu --build-arg NVDIFFRAST=0 . the same without nvdiffrast
+#   docker build --target gpu --build-arg WEIGHTS=1 .    with the weights of reconviagen, about 10 GB more
 #   docker build --target cpu .                          no GPU
 #
 # nvdiffrast (NVIDIA Source Code License) may be used for research and evaluation only. An image for commercial
@@ -12,6 +13,7 @@
 # release candidate of Python 3.11. The compiler is borrowed from NVIDIA's image for one stage.
 
 ARG NVDIFFRAST=1
+ARG WEIGHTS=0
 
 FROM python:3.11.11-slim-bookworm AS python
 ENV PYTHONUNBUFFERED=1 \
@@ -39,11 +41,12 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python deploy/requirements.py cpu > requirements.txt \
     && pip install -r requirements.txt -c constraints.txt
 
-# --- nvdiffrast, compiled with the toolkit that torch was built with (CUDA 12.1 takes GCC 12, Debian 12's).
+# --- gsplat (Apache-2.0) and nvdiffrast, compiled with the toolkit that torch was built with (CUDA 12.1 takes
+# GCC 12, Debian 12's).
 
 FROM nvidia/cuda:12.1.1-devel-ubuntu22.04 AS cuda-toolkit
 
-FROM dependencies-gpu AS nvdiffrast-1
+FROM dependencies-gpu AS compiler
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ git ca-certificates \
     && rm -rf /var/lib/apt/lists/*
@@ -52,8 +55,15 @@ ENV CUDA_HOME=/usr/local/cuda \
     TORCH_CUDA_ARCH_LIST="7.0 7.5 8.0 8.6 8.9 9.0+PTX" \
     MAX_JOBS=4
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    pip install setuptools==84.2.1 wheel==0.45.1 \
-    && git clone --depth 1 --branch v0.4.0 https://github.com/NVlabs/nvdiffrast.git /src/nvdiffrast \
+    pip install setuptools==84.2.1 wheel==0.45.1
+
+FROM compiler AS gsplat
+RUN git clone --depth 1 --branch v1.5.3 --recurse-submodules --shallow-submodules \
+        https://github.com/nerfstudio-project/gsplat.git /src/gsplat \
+    && pip wheel --no-deps --no-build-isolation --wheel-dir /wheels /src/gsplat
+
+FROM compiler AS nvdiffrast-1
+RUN git clone --depth 1 --branch v0.4.0 https://github.com/NVlabs/nvdiffrast.git /src/nvdiffrast \
     && pip wheel --no-deps --no-build-isolation --wheel-dir /wheels /src/nvdiffrast
 
 FROM python AS nvdiffrast-0
@@ -71,6 +81,24 @@ COPY pipeline pipeline
 COPY consumer consumer
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip wheel --no-deps --wheel-dir /wheels .
+
+# --- The weights of reconviagen, at their pinned revisions, every checksum checked.
+# They are kept in a cache of the builder, so that a change of the code does not fetch them again. The optional
+# secret `hf_token` is a token of the Hugging Face hub: docker build --secret id=hf_token,env=HF_TOKEN
+
+FROM dependencies-gpu AS weights-1
+RUN --mount=type=bind,from=package,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
+RUN --mount=type=cache,id=recon-weights,target=/var/cache/recon,sharing=locked \
+    --mount=type=secret,id=hf_token \
+    HF_TOKEN_PATH=/run/secrets/hf_token recon weights fetch --folder /var/cache/recon/weights \
+    && mkdir -p /opt/recon \
+    && cp -a /var/cache/recon/weights /opt/recon/weights \
+    && recon weights check --fast --folder /opt/recon/weights
+
+FROM python AS weights-0
+RUN mkdir -p /opt/recon/weights
+
+FROM weights-${WEIGHTS} AS weights
 
 # --- What runs
 
@@ -94,11 +122,16 @@ USER recon
 HEALTHCHECK --interval=30s --timeout=15s --start-period=120s --retries=3 CMD ["python", "/opt/healthcheck.py"]
 
 FROM runtime AS gpu
+COPY --from=weights /opt/recon/weights /opt/recon/weights
 COPY --from=dependencies-gpu /opt/venv /opt/venv
 RUN --mount=type=bind,from=package,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
+RUN --mount=type=bind,from=gsplat,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
 RUN --mount=type=bind,from=nvdiffrast,source=/wheels,target=/wheels \
     if ls /wheels/*.whl >/dev/null 2>&1; then pip install --no-deps /wheels/*.whl; fi
+# Nothing is downloaded at run time.
 ENV NVIDIA_VISIBLE_DEVICES=all \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    RECON_WEIGHTS=/opt/recon/weights \
+    HF_HUB_OFFLINE=1
 USER recon
 HEALTHCHECK --interval=30s --timeout=15s --start-period=300s --retries=3 CMD ["python", "/opt/healthcheck.py"]

@@ -85,6 +85,27 @@ def test_build_targets_exist():
         assert service.get("build", {"target": "gpu"})["target"] in stages
 
 
+def test_every_stage_that_is_named_exists_whatever_the_arguments():
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)", DOCKERFILE, re.MULTILINE))
+    wanted = set(re.findall(r"--from=([\w-]+)|,from=([\w-]+)", DOCKERFILE))
+    assert {first or second for first, second in wanted} <= stages
+    for argument in ("NVDIFFRAST", "WEIGHTS"):
+        (default,) = re.findall(rf"^ARG {argument}=([01])$", DOCKERFILE, re.MULTILINE)
+        assert COMPOSE["services"]["worker-gpu"]["build"]["args"][argument] == f"${{{argument}:-{default}}}"
+        assert {f"{argument.lower()}-0", f"{argument.lower()}-1"} <= stages
+
+
+def test_weights_are_fetched_by_the_build_and_never_by_a_worker():
+    build, run = DOCKERFILE.split("FROM runtime AS gpu")
+    fetch = next(line for line in build.splitlines() if "recon weights fetch" in line)
+    assert fetch.strip().startswith("HF_TOKEN_PATH=/run/secrets/"), "a token is a secret, no argument"
+    assert "HF_HUB_OFFLINE=1" in run
+    (folder,) = re.findall(r"RECON_WEIGHTS=(\S+)", run)
+    assert f"COPY --from=weights {folder} {folder}" in run
+    # Outside of the volume that a worker writes to, in a layer of the image.
+    assert not Path(folder).is_relative_to("/var/lib/recon")
+
+
 def test_copied_files_exist_and_reach_the_build():
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     for sources in re.findall(r"^COPY (?!--)(.+) \S+$", DOCKERFILE, re.MULTILINE):
