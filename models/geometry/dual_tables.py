@@ -15,6 +15,7 @@ References: Nielson, "Dual Marching Cubes", 2004; Wenger, "Isosurfaces", 2013 (t
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -76,8 +77,9 @@ def _joined_face(case: int, patch: np.ndarray) -> int:
     return -1
 
 
+@cache
 def dual_tables() -> DualTables:
-    """Derive the tables; takes some tens of milliseconds, so callers keep the result."""
+    """Derive the tables, once: it takes some tens of milliseconds. They are shared: not to be changed."""
     patch = np.array([[_patches(case, rule) for case in range(256)] for rule in range(2)])
     joined = np.array([_joined_face(case, patch[0, case]) for case in range(256)], np.int8)
     return DualTables(patch, (patch.max(axis=2) + 1).astype(np.int8), joined)

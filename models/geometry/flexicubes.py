@@ -32,12 +32,27 @@ class Isosurface:
         faces: [F, 3] int32, counter-clockwise seen from outside (positive distance).
         deviation: Scalar, the paper's L_dev: how unevenly a dual vertex lies between its crossings.
         dual_vertices: Number of leading vertices that are dual vertices; the rest are centres of quads.
+        attributes: [N, A], what else was given at the grid's vertices, interpolated as the positions are.
     """
 
     vertices: Tensor
     faces: Tensor
     deviation: Tensor
     dual_vertices: int
+    attributes: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class CutCubes:
+    """The S cubes that a surface cuts.
+
+    Attributes:
+        number: [S] int64, ascending.
+        case: [S] int64, bit c is set where corner c is inside.
+    """
+
+    number: Tensor
+    case: Tensor
 
 
 class FlexiCubes:
@@ -101,30 +116,75 @@ class FlexiCubes:
             ValueError: a shape is wrong.
         """
         self._check(positions, sdf, weights)
-        inside = sdf.detach() < 0
-        cubes, case = self._surface_cubes(inside)  # [S], [S]
-        rule = self._rules(cubes, case)
-        patch = self._patch[rule, case]  # [S, 12]
-        count = self._count[rule, case]
+        cut = self.cut_cubes(sdf.detach() < 0)
+        # One lookup of the weights: each would cost a gradient of the whole grid's size.
+        local = weights[cut.number]
+        return self.surface(cut, self.corners(cut.number), positions, sdf, local, training=training)
+
+    def cut_cubes(self, inside: Tensor) -> CutCubes:
+        """The cubes that the surface cuts, from which grid vertices are inside, [(R + 1)^3] bool."""
+        side = self.resolution + 1
+        grid = inside.reshape(side, side, side).to(torch.uint8)
+        case = torch.zeros((self.resolution,) * 3, dtype=torch.uint8, device=grid.device)
+        for corner, (x, y, z) in enumerate(CORNERS.tolist()):
+            case |= grid[z : z + side - 1, y : y + side - 1, x : x + side - 1] << corner
+        case = case.reshape(-1)
+        number = torch.nonzero((case != 0) & (case != 255)).squeeze(1)
+        return CutCubes(number, case[number].long())
+
+    def cube_numbers(self, coords: Tensor) -> Tensor:
+        """Numbers of cubes at coordinates [S, 3], [S] int64."""
+        return (coords.long() * self._cube_stride).sum(1)
+
+    def vertex_places(self, vertices: Tensor) -> Tensor:
+        """Coordinates of grid vertices [P] in units of cubes, [P, 3] int64."""
+        side = self.resolution + 1
+        return torch.stack([vertices % side, vertices // side % side, vertices // (side * side)], 1)
+
+    def corners(self, cubes: Tensor) -> Tensor:
+        """Grid vertices at the corners of cubes [S], [S, 8] int64."""
+        first = (self._place(cubes) * self._vertex_stride).sum(1)
+        return first[:, None] + self._corner_offset
+
+    def surface(
+        self, cut: CutCubes, corners: Tensor, values: Tensor, sdf: Tensor, weights: Tensor, *, training: bool
+    ) -> Isosurface:
+        """Extract the zero level set from the cubes that it cuts.
+
+        Args:
+            cut: Those cubes, from `cut_cubes`.
+            corners: [S, 8] int64, where `values` and `sdf` hold each cube's corners.
+            values: [P, 3 + A], positions and attributes.
+            sdf: Signed distance [P].
+            weights: Raw weights of those cubes, [S, 21].
+            training: See `extract`.
+
+        Returns:
+            The surface, open where it leaves the grid.
+        """
+        row_of_cube = torch.full((self.cube_count,), -1, dtype=torch.int32, device=corners.device)
+        row_of_cube[cut.number] = torch.arange(cut.number.numel(), dtype=torch.int32, device=corners.device)
+        rule = self._rules(cut, row_of_cube)
+        patch = self._patch[rule, cut.case]  # [S, 12]
+        count = self._count[rule, cut.case]
         vertex_of_edge = torch.where(patch >= 0, patch + (count.cumsum(0) - count)[:, None], -1)
-        local = weights[cubes]  # one lookup: each would cost a gradient of the whole grid's size
-        alpha = torch.tanh(local[:, :8]) * _ALPHA_BETA_RANGE + 1
-        beta = torch.tanh(local[:, 8:20]) * _ALPHA_BETA_RANGE + 1
-        gamma = torch.sigmoid(local[:, 20]) * 0.99 + 0.005
+        alpha = torch.tanh(weights[:, :8]) * _ALPHA_BETA_RANGE + 1
+        beta = torch.tanh(weights[:, 8:20]) * _ALPHA_BETA_RANGE + 1
+        gamma = torch.sigmoid(weights[:, 20]) * 0.99 + 0.005
 
         row, edge = torch.nonzero(vertex_of_edge >= 0, as_tuple=True)  # [K] crossings as seen by each cube
         vertex = vertex_of_edge[row, edge]
         total = int(count.sum())
-        crossing = self._crossings(positions, sdf, alpha, cubes, row, edge)  # [K, 3]
+        crossing = self._crossings(values, sdf, alpha, corners, row, edge)  # [K, 3 + A]
         weight = beta[row, edge]
-        dual = crossing.new_zeros(total, 3).index_add(0, vertex, crossing * weight[:, None])
+        dual = crossing.new_zeros(total, crossing.shape[1]).index_add(0, vertex, crossing * weight[:, None])
         dual = dual / weight.new_zeros(total).index_add(0, vertex, weight)[:, None]
-        deviation = self._deviation(dual, crossing, vertex)
+        deviation = self._deviation(dual[:, :3], crossing[:, :3], vertex)
 
-        quads = self._quads(inside, cubes, vertex_of_edge)  # [Q, 4]
+        quads = self._quads(cut, row_of_cube, vertex_of_edge)  # [Q, 4]
         gamma_of_vertex = gamma.repeat_interleave(count, output_size=total)
-        vertices, faces = _triangulate(dual, quads, gamma_of_vertex[quads], training=training)
-        return Isosurface(vertices, faces.int(), deviation, total)
+        points, faces = _triangulate(dual, quads, gamma_of_vertex[quads], training=training)
+        return Isosurface(points[:, :3], faces.int(), deviation, total, points[:, 3:])
 
     def _check(self, positions: Tensor, sdf: Tensor, weights: Tensor) -> None:
         expected = {
@@ -136,48 +196,38 @@ class FlexiCubes:
             if tuple(tensor.shape) != shape:
                 raise ValueError(f"{name} must be of shape {shape}, got {tuple(tensor.shape)}")
 
-    def _first_corner(self, cubes: Tensor) -> Tensor:
-        """Index of the grid vertex at corner 0 of each cube."""
+    def _place(self, cubes: Tensor) -> Tensor:
+        """Coordinates of cubes [S] in the grid, [S, 3]."""
         r = self.resolution
-        x, y, z = cubes % r, cubes // r % r, cubes // (r * r)
-        return x + y * self._vertex_stride[1] + z * self._vertex_stride[2]
+        return torch.stack([cubes % r, cubes // r % r, cubes // (r * r)], 1)
 
-    def _surface_cubes(self, inside: Tensor) -> tuple[Tensor, Tensor]:
-        """Cubes that the surface cuts, and their cases."""
-        side = self.resolution + 1
-        grid = inside.reshape(side, side, side).to(torch.uint8)
-        case = torch.zeros((self.resolution,) * 3, dtype=torch.uint8, device=grid.device)
-        for corner, (x, y, z) in enumerate(CORNERS.tolist()):
-            case |= grid[z : z + side - 1, y : y + side - 1, x : x + side - 1] << corner
-        case = case.reshape(-1)
-        cubes = torch.nonzero((case != 0) & (case != 255)).squeeze(1)
-        return cubes, case[cubes].long()
-
-    def _rules(self, cubes: Tensor, case: Tensor) -> Tensor:
-        """Rule of each surface cube: 1 where both sides of a face would join all its edges, else 0."""
-        face = self._joined_face[case]
-        rows = torch.nonzero(face >= 0).squeeze(1)
-        rule = torch.zeros_like(case)
+    def _rules(self, cut: CutCubes, row_of_cube: Tensor) -> Tensor:
+        """Rule of each cube: 1 where both sides of a face would join all its edges, else 0."""
+        joined = self._joined_face[cut.case]
+        rows = torch.nonzero(joined >= 0).squeeze(1)
+        rule = torch.zeros_like(cut.case)
         if rows.numel() == 0:
             return rule
-        joined = torch.full((self.cube_count,), -1, dtype=torch.long, device=cubes.device)
-        joined[cubes[rows]] = face[rows]
-        axis, upper = face[rows] // 2, face[rows] % 2
-        coordinate = cubes[rows] // self._cube_stride[axis] % self.resolution + 2 * upper - 1
+        cubes, face = cut.number[rows], joined[rows]
+        axis, upper = face // 2, face % 2
+        coordinate = cubes // self._cube_stride[axis] % self.resolution + 2 * upper - 1
         exists = (coordinate >= 0) & (coordinate < self.resolution)
-        neighbour = torch.where(exists, cubes[rows] + (2 * upper - 1) * self._cube_stride[axis], cubes[rows])
-        rule[rows] = (exists & (joined[neighbour] == (face[rows] ^ 1))).long()
+        neighbour = torch.where(exists, cubes + (2 * upper - 1) * self._cube_stride[axis], cubes)
+        # It is cut as well: it has the face whose corners differ.
+        other = joined[row_of_cube[neighbour].long()]
+        rule[rows] = (exists & (other == (face ^ 1))).long()
         return rule
 
     def _crossings(
-        self, positions: Tensor, sdf: Tensor, alpha: Tensor, cubes: Tensor, row: Tensor, edge: Tensor
+        self, values: Tensor, sdf: Tensor, alpha: Tensor, corners: Tensor, row: Tensor, edge: Tensor
     ) -> Tensor:
-        """Points where cut edges meet the surface, [K, 3]; differentiable."""
-        corner = self._edges[edge]  # [K, 2]
-        index = self._first_corner(cubes)[row, None] + self._corner_offset[corner]
-        value = sdf[index] * alpha[row[:, None], corner]
-        ends = positions[index]  # [K, 2, 3]
-        return (value[:, :1] * ends[:, 1] - value[:, 1:] * ends[:, 0]) / (value[:, :1] - value[:, 1:])
+        """Values where cut edges meet the surface, [K, 3 + A]; differentiable."""
+        ends = self._edges[edge]  # [K, 2]
+        index = corners[row[:, None], ends]
+        distance = sdf[index] * alpha[row[:, None], ends]
+        value = values[index]  # [K, 2, 3 + A]
+        weighted: Tensor = distance[:, :1] * value[:, 1] - distance[:, 1:] * value[:, 0]
+        return weighted / (distance[:, :1] - distance[:, 1:])
 
     @staticmethod
     def _deviation(dual: Tensor, crossing: Tensor, vertex: Tensor) -> Tensor:
@@ -187,28 +237,22 @@ class FlexiCubes:
         mean = distance.new_zeros(total).index_add(0, vertex, distance) / number
         return (distance - mean[vertex]).abs().sum() / max(distance.numel(), 1)
 
-    def _quads(self, inside: Tensor, cubes: Tensor, vertex_of_edge: Tensor) -> Tensor:
+    def _quads(self, cut: CutCubes, row_of_cube: Tensor, vertex_of_edge: Tensor) -> Tensor:
         """One quad per cut grid edge: the dual vertices of the four cubes around it, [Q, 4]."""
-        row_of_cube = torch.full((self.cube_count,), -1, dtype=torch.long, device=cubes.device)
-        row_of_cube[cubes] = torch.arange(cubes.numel(), device=cubes.device)
-        side = self.resolution + 1
-        grid = inside.reshape(side, side, side)
+        place = self._place(cut.number)
         quads = []
         for axis in range(3):
-            low, high = grid.narrow(2 - axis, 0, side - 1), grid.narrow(2 - axis, 1, side - 1)
-            z, y, x = torch.nonzero(low != high, as_tuple=True)
-            place = torch.stack([x, y, z], 1)
             u, v = (axis + 1) % 3, (axis + 2) % 3
+            # Each cube looks at the edge at its lowest corner. Cubes beyond the border are missing.
+            is_cut = vertex_of_edge[:, _EDGE_AT[axis, 0]] >= 0
+            rows = torch.nonzero(is_cut & (place[:, u] > 0) & (place[:, v] > 0)).squeeze(1)
             corners = []
             for du, dv in ((-1, -1), (0, -1), (0, 0), (-1, 0)):  # counter-clockwise seen along -axis
-                cube = place.clone()
-                cube[:, u] += du
-                cube[:, v] += dv
+                cube = cut.number[rows] + du * self._cube_stride[u] + dv * self._cube_stride[v]
                 local = (-du << u) + (-dv << v)  # the edge's lower corner as that cube numbers it
-                edge = _EDGE_AT[axis, local]
-                corners.append(vertex_of_edge[row_of_cube[(cube * self._cube_stride).sum(-1)], edge])
+                corners.append(vertex_of_edge[row_of_cube[cube].long(), _EDGE_AT[axis, local]])
             quad = torch.stack(corners, 1)
-            outward = low[z, y, x]  # inside at the lower end: the surface looks along +axis
+            outward = cut.case[rows] & 1 == 1  # inside at the lower end: the surface looks along +axis
             quads.append(torch.where(outward[:, None], quad, quad.flip(1)))
         return torch.cat(quads)
 

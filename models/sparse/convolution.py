@@ -64,6 +64,18 @@ class SparseConv3d(nn.Module):
         """
         return convolution_on_children(features, grid, self.conv["weight"], self.conv["bias"])
 
+    def after_unpooling(self, features: Tensor, grid: SparseGrid) -> Tensor:
+        """Convolve over `grid` what each of its voxels takes over from its parent.
+
+        Args:
+            features: [B, M, Cin] over `grid.coarsened().grid`.
+            grid: The grid after unpooling.
+
+        Returns:
+            [B, N, Cout]: `self(grid.coarsened().unpool(features), grid)` up to rounding.
+        """
+        return convolution_after_unpooling(features, grid, self.conv["weight"], self.conv["bias"])
+
 
 def submanifold_convolution(features: Tensor, grid: SparseGrid, weight: Tensor, bias: Tensor) -> Tensor:
     """Convolution over a grid's voxels, with spconv where it is installed and can serve, else in plain torch.
@@ -103,6 +115,29 @@ def convolution_on_children(features: Tensor, grid: SparseGrid, weight: Tensor, 
         for child in range(8)
     ]
     return torch.stack(children, 2).flatten(1, 2)
+
+
+def convolution_after_unpooling(features: Tensor, grid: SparseGrid, weight: Tensor, bias: Tensor) -> Tensor:
+    """See `SparseConv3d.after_unpooling`, for 3 taps along each axis.
+
+    Each tap's product is taken on the fewer coarse voxels; the sum over taps then gathers Cout numbers for
+    each neighbour rather than Cin, several times fewer where the network narrows.
+    """
+    out_channels = weight.shape[0]
+    matrices = weight.flatten(1, 3).transpose(0, 1).flatten(0, 1)  # [27 Cout, Cin]
+    bags = grid.keep("bags", lambda: _bags(grid))
+    rows = []
+    for row in F.pad(features, (0, 0, 0, 1)):  # [M + 1, Cin]: the last is that of absent neighbours
+        products = F.linear(row, matrices).reshape(-1, out_channels)  # [(M + 1) 27, Cout]
+        rows.append(F.embedding_bag(bags, products, mode="sum") + bias)
+    return torch.stack(rows)
+
+
+def _bags(grid: SparseGrid) -> Tensor:
+    """[N, 27]: 27 times a neighbour's coarse voxel, or their number if there is none, plus the tap."""
+    coarse = grid.coarsened()
+    parent = F.pad(coarse.parent, (0, 1), value=len(coarse.grid))
+    return 27 * parent[grid.neighbors().long()] + torch.arange(27, device=grid.device)
 
 
 def _pointwise(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.layers.attention import Lengths
+
 T = TypeVar("T")
 
 _CHILDREN = tuple(product((0, 1), repeat=3))
@@ -29,12 +31,12 @@ class Windows:
     Attributes:
         order: [N] int64, the voxels window by window.
         inverse: [N] int64, the place of each voxel in `order`.
-        lengths: Number of voxels in each window that is not empty; adds up to N.
+        lengths: Of the windows that are not empty.
     """
 
     order: Tensor
     inverse: Tensor
-    lengths: tuple[int, ...]
+    lengths: Lengths
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,4 +171,4 @@ class SparseGrid:
         lengths = torch.unique_consecutive(window, return_counts=True)[1]
         inverse = torch.empty_like(order)
         inverse[order] = torch.arange(len(self), device=self.device)
-        return Windows(order, inverse, tuple(lengths.tolist()))
+        return Windows(order, inverse, Lengths.of(lengths, self.device))

@@ -57,6 +57,17 @@ def test_convolution_on_children_is_that_of_the_subdivided_grid(kernel_size):
     torch.testing.assert_close(short, long, atol=1e-4, rtol=1e-4)
 
 
+def test_convolution_after_unpooling_is_that_of_the_unpooled_features():
+    grid = random_grid()
+    layer = SparseConv3d(4, 5)
+    coarse = grid.coarsened()
+    features = torch.randn(2, len(coarse.grid), 4, requires_grad=True)
+    cotangent = torch.randn(2, len(grid), 5)
+    short = value_and_gradients(lambda f: layer.after_unpooling(f, grid), layer, features, cotangent)
+    long = value_and_gradients(lambda f: layer(coarse.unpool(f), grid), layer, features, cotangent)
+    torch.testing.assert_close(short, long, atol=1e-4, rtol=1e-4)
+
+
 def test_without_gradients_the_result_is_the_same():
     grid = random_grid()
     layer = SparseConv3d(4, 5)

@@ -62,11 +62,11 @@ def test_children_of_a_voxel_follow_each_other_lexicographically():
 def test_windows_hold_voxels_of_the_same_cube(shift):
     grid = random_grid(11)
     windows = grid.windows(4, shift)
-    assert sum(windows.lengths) == len(grid)
+    assert windows.lengths.total == len(grid)
     torch.testing.assert_close(windows.order[windows.inverse], torch.arange(len(grid)))
     cubes = [
         set(map(tuple, part.tolist()))
-        for part in ((grid.coords[windows.order] + shift) // 4).split(list(windows.lengths))
+        for part in ((grid.coords[windows.order] + shift) // 4).split(list(windows.lengths.sizes))
     ]
     assert all(len(cube) == 1 for cube in cubes)
     assert len(set.union(*cubes)) == len(cubes)  # and no cube is split
