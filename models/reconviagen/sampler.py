@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from models.base import Callback
+from models.progress import part
 from schemas.errors import ErrorCode, ModelError
 
 
@@ -143,7 +144,8 @@ def sample(
     for step, (t, following) in enumerate(pairwise(schedule)):
         velocity = guided_velocity(model, x, t, config)
         if correction is not None:
-            velocity = correction(x, t, velocity, _within(callback, step, config.steps))
+            within = part(callback, step / config.steps, (step + 1) / config.steps)
+            velocity = correction(x, t, velocity, within)
         x = x - (t - following) * velocity
         callback((step + 1) / config.steps, f"{name}: step {step + 1} of {config.steps}", {})
     if not torch.isfinite(x).all():
@@ -179,8 +181,3 @@ def _rescaled(x: Tensor, t: float, conditional: Tensor, guided: Tensor, config: 
     spread = predict_data(x, t, conditional, config.sigma_min).std() / data.std()
     data = data * (config.rescale * spread + 1 - config.rescale)
     return ((1 - config.sigma_min) * x - data) / (config.sigma_min + (1 - config.sigma_min) * t)
-
-
-def _within(callback: Callback, step: int, steps: int) -> Callback:
-    """A callback for the work within a step."""
-    return lambda fraction, message, metrics: callback((step + fraction) / steps, message, metrics)
