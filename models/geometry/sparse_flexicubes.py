@@ -1,8 +1,8 @@
 """FlexiCubes on few cubes of a fine grid: features at the occupied cubes only, the rest of space is outside.
 
 Method: Shen et al. 2023 as in `flexicubes`, with features per cube as in TRELLIS (Xiang et al., 2024). A
-vertex takes the mean of what the occupied cubes around it say; other vertices are outside and do not move. The
-surface may run on into cubes that only touch occupied ones; their weights are 0.
+vertex takes the mean of what the occupied cubes around it say; other vertices are outside and do not move.
+The surface may run on into cubes that only touch occupied ones; their weights are 0.
 """
 
 from __future__ import annotations
