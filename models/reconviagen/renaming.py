@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from models.reconviagen import vit
+from models.reconviagen import vggt, vit
 
 
 @dataclass(frozen=True)
@@ -64,5 +64,7 @@ SAME = Renaming()
 DINOV2 = Renaming(vit.HUGGING_FACE_NAMES, vit.HUGGING_FACE_JOINED, vit.IGNORED_PREFIXES)
 """`facebook/dinov2-with-registers-large`: Hugging Face's names to those of DINOv2's authors."""
 
-VGGT = Renaming(ignored=("track_head.", "aggregator.patch_embed.mask_token"))
-"""No point is tracked, no patch masked."""
+
+def of_vggt(config: vggt.VggtConfig) -> Renaming:
+    """`Stable-X/vggt-object-v0-1`: no point is tracked, no patch masked; depths may be left out."""
+    return Renaming(ignored=vggt.ignored_prefixes(config))

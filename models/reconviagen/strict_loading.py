@@ -127,8 +127,8 @@ class _WithoutInitialization(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        name = func.__name__
-        in_place = name.endswith("_") and not name.endswith("__")
-        if in_place and args and isinstance(args[0], nn.Parameter):
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        name, kwargs = func.__name__, kwargs or {}
+        changed = args[0] if args else kwargs.get("tensor")  # so are they named in torch.nn.init
+        if name.endswith("_") and not name.endswith("__") and isinstance(changed, nn.Parameter):
+            return changed
+        return func(*args, **kwargs)
