@@ -82,7 +82,11 @@ def worker(
         typer.Option(envvar="RECON_WORKER_ID", help="Name in events; host and process by default."),
     ] = None,
     models: Annotated[
-        str | None, typer.Option(envvar="RECON_MODELS", help="Models to serve, separated by commas.")
+        str | None,
+        typer.Option(
+            envvar="RECON_MODELS",
+            help="Models to serve, separated by commas; `auto`: those that this machine can serve.",
+        ),
     ] = None,
     device: DeviceFlag = None,
 ) -> None:
@@ -246,7 +250,10 @@ def run(
             places[0], output=places[1], model=_model(model), options=options, job_id=job_id
         )
         allowed = dataclasses.replace(
-            settings.pipeline(), allowed_inputs=places[:1], allowed_outputs=places[1:]
+            settings.pipeline(),
+            models=(job.model,),
+            allowed_inputs=places[:1],
+            allowed_outputs=places[1:],
         )
         console = _console()
         with display.job_view(console) as view:

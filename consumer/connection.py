@@ -114,6 +114,11 @@ class Broker:
             await self.close()
             raise
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection is open, as far as is known: a silent loss shows after two heartbeats."""
+        return self._connection is not None and self._connection.connected.is_set()
+
     async def close(self) -> None:
         """Close the connection; unacknowledged messages go back to their queues."""
         if self._connection is not None:

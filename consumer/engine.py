@@ -88,12 +88,15 @@ class Engine:
         threading.Thread(target=self._listen, name="engine-listener", daemon=True).start()
         try:
             pipeline = factory()
-            pipeline.load()
+            capabilities = pipeline.load()
+        except ReconError as error:
+            self._send(LoadFailed(error.info()))  # the control plane tells it
+            return EXIT_UNFIT
         except Exception as error:
             LOGGER.exception("The models could not be loaded.")
             self._send(LoadFailed(translate(error).info()))
             return EXIT_UNFIT
-        self._send(Ready(pipeline.device))
+        self._send(Ready(capabilities))
         while (work := self._jobs.get()) is not None:
             end = self._run(pipeline, *work)
             self._send(end)

@@ -16,6 +16,7 @@ from schemas.quality import QualityReport
 
 if TYPE_CHECKING:
     from pipeline.cancel import CancelToken
+    from pipeline.capabilities import Capabilities
     from pipeline.progress import ProgressReport
 
 
@@ -38,12 +39,8 @@ class EngineOutcome(Protocol):
 class EnginePipeline(Protocol):
     """What the engine runs: `pipeline.run.Pipeline`, or a miniature of it in tests."""
 
-    @property
-    def device(self) -> str:
-        """The device that computes, such as `cpu`."""
-
-    def load(self) -> None:
-        """Load weights and compile kernels; called once, before the first job."""
+    def load(self) -> Capabilities:
+        """Load weights and compile kernels; called once, before the first job. Tells what can be served."""
 
     def run(self, job: Job, *, cancel: CancelToken, emit: Callable[[ProgressReport], None]) -> EngineOutcome:
         """Run one job to a durable result."""
@@ -86,7 +83,7 @@ Command = Run | Cancel | Stop
 class Ready:
     """The models are loaded; jobs may come."""
 
-    device: str
+    capabilities: Capabilities
 
 
 @dataclass(frozen=True)

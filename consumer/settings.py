@@ -20,6 +20,7 @@ from schemas.jobs import MODELS, ModelName, describe
 from schemas.locations import LocationStr, parse_location
 
 ENV_PREFIX = "RECON_"
+AUTO = "auto"
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -94,7 +95,18 @@ class Settings(BaseSettings):
     worker_id: str = Field(
         default_factory=default_worker_id, min_length=1, max_length=128, description="Name in events."
     )
-    models: str = Field("nvdiffrec", description="Models that this worker serves.")
+    models: str = Field(
+        "auto",
+        description="Models that this worker serves; `auto`: those that the machine can serve. One that is "
+        "named and cannot be served is an error at the start.",
+    )
+    min_gpu_memory_gib: float = Field(
+        12.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Memory of a GPU on which `reconviagen` is served; 0 serves it anywhere, also without a "
+        "GPU.",
+    )
     max_attempts: int = Field(3, ge=1, le=100, description="Attempts before a retryable failure is final.")
     poll_s: Seconds = Field(0.5, description="Pause between looks at empty queues.")
     progress_s: float = Field(1.0, ge=0, description="Least time between two progress events of a stage.")
@@ -112,6 +124,12 @@ class Settings(BaseSettings):
         validate_default=True,
         description="Folder with the weights of `reconviagen`; `recon weights fetch` fills it.",
     )
+
+    # Health
+    health_host: str = Field(
+        "127.0.0.1", min_length=1, description="Address on which the worker tells its health over HTTP."
+    )
+    health_port: int = Field(8081, ge=0, le=65535, description="Port of `/health`; 0 for none.")
 
     # Client
     input_prefix: LocationStr = Field(
@@ -134,9 +152,9 @@ class Settings(BaseSettings):
     @field_validator("models")
     @classmethod
     def _known_models(cls, value: str) -> str:
-        unknown = set(_split(value)) - set(MODELS)
-        if unknown or not _split(value):
-            raise ValueError(f"give at least one of {', '.join(MODELS)}, separated by commas")
+        chosen = _split(value)
+        if chosen != (AUTO,) and (not chosen or set(chosen) - set(MODELS)):
+            raise ValueError(f"give {AUTO!r}, or at least one of {', '.join(MODELS)}, separated by commas")
         return value
 
     @field_validator("weights")
@@ -152,10 +170,10 @@ class Settings(BaseSettings):
         return value
 
     @property
-    def served_models(self) -> tuple[ModelName, ...]:
-        """The models this worker serves, in the order of the schema."""
+    def wanted_models(self) -> tuple[ModelName, ...] | None:
+        """The models to serve, in the order of the schema; None for those that the machine can serve."""
         chosen = _split(self.models)
-        return tuple(model for model in MODELS if model in chosen)
+        return None if chosen == (AUTO,) else tuple(model for model in MODELS if model in chosen)
 
     @property
     def masked_amqp_url(self) -> str:
@@ -190,6 +208,8 @@ class Settings(BaseSettings):
             allowed_outputs=_split(self.allowed_outputs),
             work_root=self.work_root,
             weights=self.weights,
+            models=self.wanted_models,
+            min_gpu_memory_gib=self.min_gpu_memory_gib,
             device=self.device,
         )
 

@@ -30,6 +30,7 @@ from consumer.protocol import (
     Run,
     Stop,
 )
+from pipeline.capabilities import Capabilities
 from schemas.errors import EngineDied, ErrorCode, ModelError
 from schemas.jobs import Job
 
@@ -38,6 +39,9 @@ LOGGER = logging.getLogger(__name__)
 # Reasons of a cancel beside `user`.
 TIME_LIMIT = "time_limit"
 SHUTDOWN = "shutdown"
+
+UNKNOWN = Capabilities(device="unknown")
+"""Of an engine that has not loaded yet."""
 
 STOP_GRACE_S = 2.0  # an idle engine leaves at once; one that does not has nothing left to lose
 
@@ -82,8 +86,8 @@ class Supervisor:
         self._job: Job | None = None
         self._cancel_reason: str | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
-        self.device = "unknown"
-        """Device of the engine, once it has loaded."""
+        self.capabilities = UNKNOWN
+        """What the engine can do, once it has loaded."""
 
     @property
     def state(self) -> EngineState:
@@ -94,6 +98,11 @@ class Supervisor:
     def pid(self) -> int | None:
         """Process id of the engine; None while there is none."""
         return None if self._child is None else self._child.pid
+
+    @property
+    def job(self) -> Job | None:
+        """The job that runs; None while there is none."""
+        return self._job
 
     async def ensure_ready(self) -> None:
         """Start the engine unless it is ready; a dead one is replaced.
@@ -117,7 +126,7 @@ class Supervisor:
             await self._discard()
             raise
         self._state = EngineState.READY
-        LOGGER.info("The engine is ready on %s (pid %s).", self.device, child.pid)
+        LOGGER.info("The engine is ready on %s (pid %s).", self.capabilities.device, child.pid)
 
     async def run(self, job: Job, on_progress: OnProgress) -> JobEnd:
         """Run one job to its end, whatever that is; a death of the engine is a `Failed`."""
@@ -174,10 +183,10 @@ class Supervisor:
             text = f"The engine did not load within {self._load_timeout_s:g} s."
             raise EngineDied(ErrorCode.MODEL_CRASHED, text) from None
         match event:
-            case Ready(device):
-                self.device = device
+            case Ready(capabilities):
+                self.capabilities = capabilities
             case LoadFailed(error):
-                raise ModelError(error.code, error.message)
+                raise ModelError(error.code, error.message, **error.details)
             case Exited(exit_code):
                 info = child.exit_error(exit_code)
                 raise EngineDied(info.code, f"While loading: {info.message}")

@@ -13,27 +13,28 @@ from consumer.delivery import Ending
 from consumer.engine import pipeline_factory
 from consumer.events import source
 from consumer.handler import Handler
+from consumer.health import answering, json_answer
 from consumer.log import LogConfig
 from consumer.protocol import PipelineFactory
 from consumer.publisher import EventPublisher
 from consumer.records import RecordKeeper
 from consumer.settings import Settings
-from consumer.supervisor import SHUTDOWN, EngineState, Supervisor
+from consumer.supervisor import SHUTDOWN, UNKNOWN, EngineState, Supervisor
+from pipeline.capabilities import Capabilities
 from pipeline.versions import worker_version
-from schemas.errors import ErrorCode, InvalidJob, ReconError
-from schemas.events import WorkerData, WorkerOffline, WorkerOnline
+from schemas.errors import ReconError
+from schemas.events import Unavailable, WorkerData, WorkerOffline, WorkerOnline
+from schemas.health import Health, HealthStatus, RunningJob
 from schemas.jobs import ModelName
 
 LOGGER = logging.getLogger(__name__)
 
-IMPLEMENTED: frozenset[ModelName] = frozenset({"nvdiffrec"})
-"""Models that the real pipeline has; the contract knows one more."""
-
 MAX_LOAD_FAILURES = 3
 """Starts of the engine that may fail in a row before the worker gives up and lets its own supervisor see."""
 
-
 END_JOB_POLL_S = 0.2
+
+GIB = 2**30
 
 
 class Worker:
@@ -43,9 +44,6 @@ class Worker:
         settings: All there is to know.
         factory: Makes the pipeline in the engine; the real one by default.
         log_config: How the engine logs.
-
-    Raises:
-        InvalidJob: INVALID_OPTIONS: the settings ask for a model that is not there.
     """
 
     def __init__(
@@ -55,12 +53,9 @@ class Worker:
         factory: PipelineFactory | None = None,
         log_config: LogConfig | None = None,
     ) -> None:
-        missing = sorted(set(settings.served_models) - IMPLEMENTED) if factory is None else []
-        if missing:
-            text = f"Setting RECON_MODELS: this version has no implementation of {', '.join(missing)}."
-            raise InvalidJob(ErrorCode.INVALID_OPTIONS, text)
         self._settings = settings
-        self._queues = [settings.topology().job_queue(model) for model in settings.served_models]
+        self._topology = settings.topology()
+        self._version = worker_version()
         self._broker = Broker(settings, name=f"recon worker {settings.worker_id}")
         self._publisher = EventPublisher(self._broker, patience_s=settings.broker_patience_s)
         self.engine = Supervisor(
@@ -78,6 +73,7 @@ class Worker:
         )
         self._stopping = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
+        self._told = UNKNOWN
         self.ready = asyncio.Event()
         """Set once the worker takes jobs."""
 
@@ -97,22 +93,49 @@ class Worker:
             ReconError: the engine cannot be started.
         """
         LOGGER.info(
-            "Worker %s serves %s through %s.",
+            "Worker %s, version %s, starts; its broker is %s.",
             self._settings.worker_id,
-            ", ".join(self._settings.served_models),
+            self._version,
             self._settings.masked_amqp_url,
         )
-        try:
-            await self._start_engine()
-            await self._connect()
-            await self._work()
-            await self._announce(WorkerOffline)
-        finally:
-            if self._ending is not None:
-                self._ending.cancel()
-            await self.engine.stop()
-            await self._broker.close()
-            LOGGER.info("Worker %s has stopped.", self._settings.worker_id)
+        answers = {"/health": lambda: json_answer(self.health())}
+        async with answering(self._settings.health_host, self._settings.health_port, answers):
+            try:
+                await self._start_engine()
+                await self._connect()
+                await self._work()
+                await self._announce(WorkerOffline)
+            finally:
+                if self._ending is not None:
+                    self._ending.cancel()
+                await self.engine.stop()
+                await self._broker.close()
+                LOGGER.info("Worker %s has stopped.", self._settings.worker_id)
+
+    def health(self) -> Health:
+        """How the worker is, from memory."""
+        found, job = self.engine.capabilities, self.engine.job
+        memory = found.gpu_memory_bytes
+        return Health(
+            status=self._status(),
+            worker_id=self._settings.worker_id,
+            version=self._version,
+            models=list(found.models),
+            unavailable=_reasons(found),
+            engine=self.engine.state,
+            device=found.device,
+            gpu_memory_gib=None if memory is None else round(memory / GIB, 2),
+            job=None if job is None else RunningJob(job_id=job.job_id, model=job.model),
+            broker_connected=self._broker.is_connected,
+        )
+
+    def _status(self) -> HealthStatus:
+        if self._stopping.is_set():
+            return "stopping"
+        if not self.ready.is_set():
+            return "starting"
+        working = self.engine.state in (EngineState.READY, EngineState.BUSY)
+        return "ok" if working and self._broker.is_connected else "degraded"
 
     async def _end_job(self) -> None:
         """Cancel what runs after the grace time; again and again, for a job may just be about to begin."""
@@ -126,12 +149,25 @@ class Worker:
         for failures in range(1, MAX_LOAD_FAILURES + 1):
             try:
                 await self._unless_stopping(self.engine.ensure_ready())
+                await self._tell_capabilities()
                 return
             except ReconError as error:
                 LOGGER.error("The engine did not start: %s", error)
                 if not error.retryable or failures == MAX_LOAD_FAILURES or self._stopping.is_set():
                     raise
             await self._pause(self._settings.reconnect_s)
+
+    async def _tell_capabilities(self) -> None:
+        """A new engine may find another machine than the last one: weights that came, a GPU that went."""
+        found = self.engine.capabilities
+        if found == self._told:
+            return
+        self._told = found
+        LOGGER.info("Serving %s on %s.", ", ".join(found.models) or "no model", found.device)
+        for model, reason in found.unavailable.items():
+            LOGGER.warning("Not serving %s: %s: %s", model, reason.code, reason.message)
+        if self.ready.is_set():
+            await self._announce(WorkerOnline)
 
     async def _connect(self) -> None:
         """The broker may start later than we do."""
@@ -151,7 +187,7 @@ class Worker:
             if self._stopping.is_set():
                 return
             try:
-                delivery = await self._broker.take(self._queues)
+                delivery = await self._broker.take(self._queues())
             except ReconError as error:
                 LOGGER.warning("No jobs for the moment: %s", error.message)
                 await self._pause(self._settings.reconnect_s)
@@ -163,6 +199,9 @@ class Worker:
                     await delivery.requeue()
             else:
                 await self._handle(delivery)
+
+    def _queues(self) -> list[str]:
+        return [self._topology.job_queue(model) for model in self.engine.capabilities.models]
 
     async def _handle(self, delivery: AmqpDelivery) -> None:
         try:
@@ -180,11 +219,13 @@ class Worker:
         await self._pause(self._settings.reconnect_s)
 
     async def _announce(self, kind: type[WorkerOnline] | type[WorkerOffline]) -> None:
+        found = self.engine.capabilities
         data = WorkerData(
             worker_id=self._settings.worker_id,
-            models=list(self._settings.served_models),
-            device=self.engine.device,
-            version=worker_version(),
+            models=list(found.models),
+            unavailable=_reasons(found),
+            device=found.device,
+            version=self._version,
         )
         event = kind(source=source(self._settings.worker_id), data=data)
         await self._publisher.best_effort(event)
@@ -206,3 +247,10 @@ class Worker:
         """Sleep, but not into a stop."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
+
+
+def _reasons(found: Capabilities) -> dict[ModelName, Unavailable]:
+    return {
+        model: Unavailable(code=reason.code, message=reason.message)
+        for model, reason in found.unavailable.items()
+    }

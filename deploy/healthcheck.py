@@ -1,37 +1,41 @@
-"""Container health: exit code 0 while a connection to the broker is open.
+"""Container health: exit code 0 while the worker says that it is well; it prints what the worker says.
 
-Reads the kernel's table of connections instead of opening one more every half minute. A worker that has lost
-its broker, or is not up yet, holds none; a worker that has died takes its container with it.
+A worker that is not up yet, or has lost its broker or its engine, says so itself; one that has died takes its
+container with it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from pathlib import Path
-from urllib.parse import urlsplit
+import urllib.request
 
-ESTABLISHED = "01"
-DEFAULT_PORT = {"amqp": 5672, "amqps": 5671}
-
-
-def broker_port() -> int:
-    """The port in the worker's setting."""
-    url = urlsplit(os.environ.get("RECON_AMQP_URL", "amqp://localhost/"))
-    return url.port or DEFAULT_PORT.get(url.scheme, 5672)
+DEFAULT_PORT = "8081"
+TIMEOUT_S = 5.0
+WELL = ("ok", "stopping")
 
 
-def connected(port: int) -> bool:
-    """Whether this network namespace holds an open connection to a remote `port`."""
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        if not Path(table).exists():
-            continue
-        for row in Path(table).read_text().splitlines()[1:]:
-            _, _, remote, state, *_ = row.split()
-            if state == ESTABLISHED and int(remote.rpartition(":")[2], 16) == port:
-                return True
-    return False
+def main() -> int:
+    """Ask the worker of this container."""
+    port = os.environ.get("RECON_HEALTH_PORT", DEFAULT_PORT)
+    if port == "0":
+        sys.stdout.write("RECON_HEALTH_PORT is 0: nobody can ask\n")
+        return 0
+    host = os.environ.get("RECON_HEALTH_HOST", "127.0.0.1")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    host = f"[{host}]" if ":" in host else host
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the container has
+    try:
+        with direct.open(f"http://{host}:{port}/health", timeout=TIMEOUT_S) as answer:
+            text = answer.read().decode()
+        well = json.loads(text)["status"] in WELL
+    except (OSError, ValueError, KeyError) as error:
+        sys.stdout.write(f"no answer: {error}\n")
+        return 1
+    sys.stdout.write(text + "\n")
+    return 0 if well else 1
 
 
 if __name__ == "__main__":
-    sys.exit(0 if connected(broker_port()) else 1)
+    sys.exit(main())

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
 from models.base import Callback, PosedViews, Reconstruction, Reconstructor, Views
+from pipeline.serving import Served
 from schemas.errors import ErrorCode, ModelError
+from schemas.jobs import ModelName
 from schemas.options import Options
 
 _TENSORS = ("vertices", "uvs", "base_color", "roughness_metallic", "normal_map", "environment")
 """Attributes of a mesh that hold real numbers; the last three may be None."""
 
 
-def choose_reconstructor(reconstructors: Mapping[str, Reconstructor], model: str) -> Reconstructor:
+def choose_reconstructor(served: Served, model: ModelName) -> Reconstructor:
     """The reconstructor of a model.
 
     Raises:
-        ModelError: MODEL_WEIGHTS_MISSING: this worker does not serve the model.
+        ModelError: why this worker does not serve the model; MODEL_WEIGHTS_MISSING if it was not to.
     """
-    if model not in reconstructors:
-        served = sorted(reconstructors)
-        raise ModelError(
-            ErrorCode.MODEL_WEIGHTS_MISSING,
-            f"This worker does not serve the model {model!r}: its weights are not installed here. "
-            f"It serves {', '.join(served) or 'none'}.",
-            model=model,
-            served=list(served),
-        )
-    return reconstructors[model]
+    if model in served.reconstructors:
+        return served.reconstructors[model]
+    names = sorted(served.reconstructors)
+    text = f"This worker does not serve the model {model!r}. It serves {', '.join(names) or 'none'}."
+    reason = served.unavailable.get(model)
+    code = ErrorCode.MODEL_WEIGHTS_MISSING if reason is None else reason.code
+    more = "" if reason is None else f" {reason.message}"
+    raise ModelError(code, text + more, model=model, served=list(names))
 
 
 def reconstruct_views(

@@ -11,10 +11,10 @@ from typing import cast
 import torch
 
 from models.base import Reconstruction, Reconstructor
-from models.nvdiffrec.model import Nvdiffrec
 from models.raster import BackendName, make_backend
 from pipeline.camera_source import STRUCTURE_FROM_MOTION, camera_source
 from pipeline.cancel import CancelToken
+from pipeline.capabilities import Capabilities
 from pipeline.context import JobContext, job_log, sweep, work_folder
 from pipeline.export import export_mesh
 from pipeline.failures import translated_failures
@@ -26,13 +26,14 @@ from pipeline.publish import LOG_KEY, keep_log, publish
 from pipeline.quality import QualityMeasurement, build_report, measure_quality
 from pipeline.reconstruct import choose_reconstructor, reconstruct_views, views_as_found
 from pipeline.record import result_location
+from pipeline.serving import Served, gpu_memory, load_models
 from pipeline.settings import PipelineSettings
 from pipeline.stages import stage_weights
 from pipeline.storage import check_allowed, open_store
 from pipeline.validate import load_checked, split_holdout
 from pipeline.views import LoadedInput
-from schemas.errors import ErrorCode, ModelError, ReconError
-from schemas.jobs import Job
+from schemas.errors import ErrorCode, ModelError, ReconError, ResourceError
+from schemas.jobs import MODELS, Job
 from schemas.quality import Check, QualityReport
 from schemas.results import MANIFEST_NAME
 
@@ -60,8 +61,8 @@ class Pipeline:
     """Runs jobs one by one; models stay warm between them.
 
     Args:
-        settings: Storage, allow-lists, limits, device.
-        reconstructors: By name of the model; those that come with the worker if None.
+        settings: Storage, allow-lists, limits, models, device.
+        reconstructors: By name of the model; those that the settings ask for if None.
     """
 
     def __init__(
@@ -69,9 +70,8 @@ class Pipeline:
     ) -> None:
         self._settings = settings
         self._device = _choose_device(settings.device)
-        if reconstructors is None:
-            reconstructors = {Nvdiffrec.name: Nvdiffrec(self._device)}
-        self._reconstructors = dict(reconstructors)
+        self._given = reconstructors
+        self._served = Served({}, {})
 
     @property
     def device(self) -> str:
@@ -80,18 +80,29 @@ class Pipeline:
             return "cpu"
         return f"{self._device} ({torch.cuda.get_device_name(self._device)})"
 
-    def load(self) -> None:
-        """Load every model, and remove what killed processes left in the work folder.
+    def load(self) -> Capabilities:
+        """Load the models, and remove what killed processes left in the work folder.
 
         Raises:
-            ModelError: MODEL_WEIGHTS_MISSING.
-            ResourceError: GPU_UNAVAILABLE, HOST_OUT_OF_MEMORY.
+            ModelError: MODEL_WEIGHTS_MISSING, MODEL_WEIGHTS_INVALID, MODEL_VRAM_OOM.
+            ResourceError: GPU_UNAVAILABLE, GPU_TOO_SMALL, HOST_OUT_OF_MEMORY.
         """
         with translated_failures():
             self._settings.work_root.mkdir(parents=True, exist_ok=True)
             sweep(self._settings.work_root)
-            for reconstructor in self._reconstructors.values():
-                reconstructor.load()
+            _check_device(self._device)
+            if self._given is None:
+                self._served = load_models(self._settings, self._device)
+            else:
+                for reconstructor in self._given.values():
+                    reconstructor.load()
+                self._served = Served(dict(self._given), {})
+            return Capabilities(
+                device=self.device,
+                gpu_memory_bytes=gpu_memory(self._device),
+                models=tuple(model for model in MODELS if model in self._served.reconstructors),
+                unavailable=self._served.unavailable,
+            )
 
     def run(self, job: Job, *, cancel: CancelToken, emit: Callable[[ProgressReport], None]) -> Outcome:
         """Run one job.
@@ -109,7 +120,7 @@ class Pipeline:
         """
         check_allowed(job.input, self._settings.allowed_inputs)
         check_allowed(job.output, self._settings.allowed_outputs)
-        reconstructor = choose_reconstructor(self._reconstructors, job.model)
+        reconstructor = choose_reconstructor(self._served, job.model)
         store = open_store(result_location(job), self._settings.s3)
         with translated_failures(), work_folder(self._settings.work_root, job) as work:
             weights = stage_weights(job.model, previews=job.options.outputs.previews)
@@ -220,6 +231,13 @@ def _choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
+
+
+def _check_device(device: torch.device) -> None:
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ResourceError(
+            ErrorCode.GPU_UNAVAILABLE, f"The device {str(device)!r} was chosen, and PyTorch finds no GPU."
+        )
 
 
 def _below_threshold(quality: QualityReport, output: str) -> ModelError:

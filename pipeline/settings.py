@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from schemas.jobs import ModelName
+
 _MIB = 1024 * 1024
 
 
@@ -65,6 +67,10 @@ class PipelineSettings:
     """Folder that holds one temporary folder per running job."""
     weights: Path | None = None
     """Folder with the weights of reconviagen, as `recon weights fetch` lays it out. None: there are none."""
+    models: tuple[ModelName, ...] | None = None
+    """Models to serve; one that cannot be served is an error. None: all that this machine can serve."""
+    min_gpu_memory_gib: float = 12.0
+    """Memory of a GPU on which reconviagen is served; 0 serves it anywhere, also without a GPU."""
     limits: Limits = field(default_factory=Limits)
     device: str = "auto"
     """`auto` (CUDA where it is), `cpu`, or a CUDA device such as `cuda:1`."""

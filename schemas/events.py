@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from pydantic import Field, TypeAdapter
 
 from schemas.base import Finite, Metadata, Published, UtcDateTime, utc_now
-from schemas.errors import ErrorInfo
+from schemas.errors import ErrorCode, ErrorInfo
 from schemas.jobs import ModelName
 from schemas.quality import MeanMetrics, Status
 
@@ -95,11 +95,21 @@ class RequeuedData(JobData):
     retry_in_s: Finite = Field(0, ge=0, description="Earliest next attempt, seconds from now.")
 
 
+class Unavailable(Published):
+    """Why a worker does not serve a model."""
+
+    code: ErrorCode = Field(description="Stable, for programs.")
+    message: str = Field(description="For people: what is missing, and what to do about it.")
+
+
 class WorkerData(Published):
-    """A worker comes or goes."""
+    """A worker comes, goes, or can serve other models than before."""
 
     worker_id: str = Field(description="The worker.")
     models: list[ModelName] = Field(description="Models it serves.")
+    unavailable: dict[ModelName, Unavailable] = Field(
+        default_factory=dict, description="Models it would serve if it could, with the reason why not."
+    )
     device: str = Field(description="Device of its engine, such as `cpu`.")
     version: str = Field(description="Version of the worker.")
 

@@ -72,6 +72,7 @@ def environment(rabbitmq: Any, s3: Any, bucket: str, tmp_path: Path) -> dict[str
         "RECON_CONTROL_QUEUE": f"{name}.control",
         "RECON_POLL_S": "0.05",
         "RECON_WORK_ROOT": str(tmp_path / "work"),
+        "RECON_HEALTH_PORT": "0",
         "COLUMNS": "200",
     }
 

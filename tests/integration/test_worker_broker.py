@@ -16,16 +16,20 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import aio_pika
+import aiohttp
 import pytest
 
 from consumer.client import Client
 from consumer.connection import Broker
 from consumer.settings import Settings
 from consumer.worker import Worker
+from pipeline.settings import S3Settings
 from schemas.errors import ErrorCode
-from schemas.events import Event, JobEvent, is_terminal, parse_event
-from schemas.jobs import Job
-from tests.unit.consumer.miniatures import Miniature
+from schemas.events import Event, JobEvent, WorkerOnline, is_terminal, parse_event
+from schemas.health import Health
+from schemas.jobs import MODELS, Job
+from tests.unit.consumer.miniatures import Miniature, WithoutWeights
+from tests.unit.consumer.test_health import free_port
 
 pytestmark = [pytest.mark.broker, pytest.mark.storage]
 
@@ -61,6 +65,7 @@ class Setup:
             "RECON_STORAGE_PATIENCE_S": "0.5",
             "RECON_BROKER_PATIENCE_S": "20",
             "RECON_WORK_ROOT": str(tmp_path / "work"),
+            "RECON_HEALTH_PORT": "0",
         }
 
     def settings(self, **changes: Any) -> Settings:
@@ -68,7 +73,9 @@ class Setup:
         return Settings(**(values | changes))
 
     @asynccontextmanager
-    async def worker(self, kind: type[Miniature] = Miniature, **changes: Any) -> AsyncIterator[Worker]:
+    async def worker(
+        self, kind: Callable[[S3Settings], Miniature] = Miniature, **changes: Any
+    ) -> AsyncIterator[Worker]:
         settings = self.settings(**changes)
         worker = Worker(settings, factory=functools.partial(kind, settings.s3()))
         running = asyncio.ensure_future(worker.run())
@@ -82,7 +89,7 @@ class Setup:
             await asyncio.wait_for(running, PATIENCE_S)
 
     def job(self, client: Client, do: str = "nothing", **fields: Any) -> Job:
-        keys = ("time_limit_s", "options", "output", "job_id")
+        keys = ("time_limit_s", "options", "output", "job_id", "model")
         special = {key: fields.pop(key) for key in keys if key in fields}
         metadata = {"do": do, "counter": str(self.folder / "counter"), **fields}
         return client.new_job(f"s3://{self.bucket}/in", metadata=metadata, **special)
@@ -213,7 +220,7 @@ async def test_heartbeats_survive_half_a_minute_of_computation_that_holds_the_gi
 
 async def test_a_second_job_is_not_taken_while_the_first_runs(setup: Setup, client: Client, eyes: Eyes):
     first, second = setup.job(client, "sleep", seconds=2), setup.job(client)
-    async with setup.worker(models="nvdiffrec,reconviagen"):
+    async with setup.worker():
         await client.submit(first)
         await eyes.until(lambda: "started" in eyes.types(first.job_id))
         await client.submit(second)
@@ -225,6 +232,74 @@ async def test_a_second_job_is_not_taken_while_the_first_runs(setup: Setup, clie
         (each.type.split(".")[-1], each.data.job_id) for each in eyes.events if hasattr(each.data, "job_id")
     ]
     assert order.index(("completed", first.job_id)) < order.index(("accepted", second.job_id))
+
+
+async def test_queues_of_two_models_take_turns_and_never_more_than_one_job_is_held(
+    setup: Setup, client: Client, eyes: Eyes
+):
+    models = ("nvdiffrec", "reconviagen")
+    jobs = [setup.job(client, "sleep", seconds=0.3, model=models[i // 3]) for i in range(6)]
+    for job in jobs:
+        await client.submit(job)
+    held = []
+    async with setup.worker():
+        for decided in range(len(jobs)):
+            await eyes.until(lambda: len(_of_kind(eyes, "started")) > decided)  # noqa: B023
+            waiting = sum([await eyes.waiting(model) for model in models])
+            if len(_of_kind(eyes, "completed")) == decided:  # else the next one may rightly be taken by now
+                held.append(len(jobs) - decided - waiting)
+            await eyes.until(lambda: len(_of_kind(eyes, "completed")) > decided)  # noqa: B023
+        await eyes.until_waiting(0)
+    assert len(held) >= 3
+    assert set(held) == {1}
+    order = [(each.type, each.data.job_id) for each in eyes.events if hasattr(each.data, "job_id")]
+    order = [pair for pair in order if pair[0] in ("recon.job.accepted", "recon.job.completed")]
+    assert [kind.split(".")[-1] for kind, _ in order] == ["accepted", "completed"] * 6
+    of_model = {job.job_id: job.model for job in jobs}
+    assert [of_model[job_id] for kind, job_id in order[::2]] == list(models) * 3
+
+
+async def test_a_model_that_cannot_be_served_keeps_its_jobs_waiting(setup: Setup, client: Client, eyes: Eyes):
+    job, other = setup.job(client, model="reconviagen"), setup.job(client)
+    await client.submit(job)
+    async with setup.worker(WithoutWeights):
+        await client.submit(other)
+        await eyes.terminal(other.job_id)
+        await asyncio.sleep(1)
+        assert await eyes.waiting("reconviagen") == 1
+    online = next(each for each in eyes.events if isinstance(each, WorkerOnline))
+    assert online.data.models == ["nvdiffrec"]
+    reason = online.data.unavailable["reconviagen"]
+    assert (reason.code, reason.message) == (ErrorCode.MODEL_WEIGHTS_MISSING, "Run: recon weights fetch")
+    assert eyes.of(job.job_id) == []
+    async with setup.worker():
+        await eyes.terminal(job.job_id)
+        await eyes.until_waiting(0, "reconviagen")
+    assert eyes.types(job.job_id) == ["accepted", "started", "completed"]
+
+
+class Arriving(Miniature):
+    """Weights that come while the worker is running: the next engine finds them."""
+
+    def __init__(self, flag: Path, s3: S3Settings) -> None:
+        super().__init__(s3)
+        self.models = MODELS if flag.exists() else ("nvdiffrec",)
+
+
+async def test_a_new_engine_that_can_serve_more_is_announced(setup: Setup, client: Client, eyes: Eyes):
+    flag = setup.folder / "weights"
+    waits, crashes = setup.job(client, model="reconviagen"), setup.job(client, "signal", signal="SIGKILL")
+    await client.submit(waits)
+    async with setup.worker(functools.partial(Arriving, flag), max_attempts=1):
+        flag.touch()
+        await client.submit(crashes)
+        await eyes.terminal(waits.job_id)
+    told = [each.data.models for each in eyes.events if isinstance(each, WorkerOnline)]
+    assert told == [["nvdiffrec"], list(MODELS)]
+
+
+def _of_kind(eyes: Eyes, kind: str) -> list[Event]:
+    return [each for each in eyes.events if each.type == f"recon.job.{kind}"]
 
 
 async def test_a_finished_job_that_comes_again_is_not_computed_again(
@@ -382,7 +457,12 @@ async def test_a_deleted_queue_is_declared_again(setup: Setup, client: Client, e
 
 
 async def test_sigterm_ends_the_command_in_order(setup: Setup, eyes: Eyes):
-    """The real command with the real pipeline, idle: online, then SIGTERM, then offline and exit code 0."""
+    """The real command with the real pipeline, idle: online, then SIGTERM, then offline and exit code 0.
+
+    It serves what this machine can, and says why not the rest: in the event, over HTTP and in its log.
+    """
+    port = free_port()
+    own = {"RECON_WORKER_ID": "w9", "RECON_LOG_FORMAT": "json", "RECON_DEVICE": "cpu"}
     program = "from consumer.cli import main; main()"
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -390,11 +470,13 @@ async def test_sigterm_ends_the_command_in_order(setup: Setup, eyes: Eyes):
         program,
         "worker",
         cwd=ROOT,
-        env=os.environ | setup.environment | {"RECON_WORKER_ID": "w9", "RECON_LOG_FORMAT": "json"},
+        env=os.environ | setup.environment | own | {"RECON_HEALTH_PORT": str(port)},
         stderr=asyncio.subprocess.PIPE,
     )
     try:
         await eyes.until(lambda: any(each.type == "recon.worker.online" for each in eyes.events), 90)
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/health") as it:
+            health = Health.model_validate_json(await it.text())
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         _, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
@@ -409,3 +491,10 @@ async def test_sigterm_ends_the_command_in_order(setup: Setup, eyes: Eyes):
     assert setup.settings().amqp_url.get_secret_value() not in logged
     lines = [json.loads(line) for line in logged.splitlines() if line.startswith("{")]
     assert all("job_id" in line for line in lines)
+    online = next(each for each in eyes.events if isinstance(each, WorkerOnline))
+    assert online.data.models == health.models == ["nvdiffrec"]
+    assert online.data.unavailable == health.unavailable
+    reason = health.unavailable["reconviagen"]
+    assert reason.code is ErrorCode.GPU_TOO_SMALL
+    assert len([line for line in lines if reason.message in line["message"]]) == 1
+    assert (health.device, health.engine, health.broker_connected) == ("cpu", "ready", True)

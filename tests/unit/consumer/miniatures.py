@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cancel import CancelToken
+from pipeline.capabilities import Capabilities
 from pipeline.progress import ProgressReport
 from pipeline.record import result_location
 from pipeline.settings import S3Settings
 from pipeline.storage import open_store
 from schemas.base import utc_now
 from schemas.errors import ErrorCode, ModelError, ResourceError
-from schemas.jobs import Job
+from schemas.jobs import MODELS, Job, ModelName
 from schemas.quality import Check, MeanMetrics, MeshStatistics, QualityReport
 
 Emit = Callable[[ProgressReport], None]
@@ -35,13 +36,15 @@ class Outcome:
 class Miniature:
     """Does what the job's metadata asks for: `{"do": "sleep", "seconds": 3}`. Sets nothing up."""
 
-    device = "cpu (miniature)"
+    models: tuple[ModelName, ...] = MODELS
 
     def __init__(self, s3: S3Settings) -> None:
         self._s3 = s3
 
-    def load(self) -> None:
-        pass
+    def load(self) -> Capabilities:
+        missing = ModelError(ErrorCode.MODEL_WEIGHTS_MISSING, "Run: recon weights fetch").info()
+        unavailable = {model: missing for model in MODELS if model not in self.models}
+        return Capabilities("cpu (miniature)", None, self.models, unavailable)
 
     def run(self, job: Job, *, cancel: CancelToken, emit: Emit) -> Outcome:
         _count_run(job)
@@ -94,19 +97,25 @@ class Miniature:
         return Outcome(report, str(location), str(location.child("manifest.json")))
 
 
+class WithoutWeights(Miniature):
+    models = ("nvdiffrec",)
+
+
 class FailsToLoad(Miniature):
-    def load(self) -> None:
-        raise ModelError(ErrorCode.MODEL_WEIGHTS_MISSING, "no weights here")
+    def load(self) -> Capabilities:
+        raise ModelError(ErrorCode.MODEL_WEIGHTS_MISSING, "no weights here", file="x")
 
 
 class DiesLoading(Miniature):
-    def load(self) -> None:
+    def load(self) -> Capabilities:
         os.kill(os.getpid(), signal.SIGSEGV)
+        return super().load()
 
 
 class LoadsForever(Miniature):
-    def load(self) -> None:
+    def load(self) -> Capabilities:
         time.sleep(600)
+        return super().load()
 
 
 def quality_report(job: Job) -> QualityReport:

@@ -89,7 +89,7 @@ def test_settings_are_listed_without_secrets(runner: CliRunner, monkeypatch: pyt
         (["submit", "file:///views"], 4, "uploaded"),
         (["watch", "no uuid"], 2, "UUID"),
         (["worker", "--device", "abacus"], 2, "--device"),
-        (["worker", "--models", "reconviagen"], 4, "no implementation of reconviagen"),
+        (["worker", "--models", "reconviagen", "--device", "cpu"], 5, "needs a GPU with 12 GiB"),
     ],
 )
 def test_every_failure_is_one_line_and_an_exit_code(runner: CliRunner, tmp_path, command, code, word):

@@ -17,8 +17,8 @@ from consumer.child import EngineProcess, exit_error
 from consumer.protocol import Cancelled, Failed, Finished, JobEnd, Progress
 from consumer.supervisor import EngineState, Supervisor
 from schemas.errors import EngineDied, ErrorCode, ModelError
-from schemas.jobs import Job
-from tests.unit.consumer.miniatures import DiesLoading, FailsToLoad, LoadsForever, Miniature
+from schemas.jobs import MODELS, Job
+from tests.unit.consumer.miniatures import DiesLoading, FailsToLoad, LoadsForever, Miniature, WithoutWeights
 from tests.unit.consumer.worker_fakes import NO_S3, make_job
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -85,7 +85,8 @@ async def test_jobs_run_one_after_the_other_in_one_warm_process(engine: Supervis
     pid = engine.pid
     for _ in range(2):
         assert isinstance(await run(engine, wish(tmp_path, "nothing")), Finished)
-    assert (engine.pid, engine.device, engine.state) == (pid, "cpu (miniature)", EngineState.READY)
+    assert (engine.pid, engine.state, engine.job) == (pid, EngineState.READY, None)
+    assert (engine.capabilities.device, engine.capabilities.models) == ("cpu (miniature)", MODELS)
 
 
 async def test_progress_arrives_in_order(engine: Supervisor, tmp_path: Path):
@@ -204,10 +205,18 @@ async def test_the_event_loop_stays_free_while_the_engine_holds_its_gil(engine: 
     assert ticks >= 10
 
 
+async def test_reasons_for_models_that_are_not_served_cross_the_pipe(make: MakeSupervisor):
+    supervisor = make(WithoutWeights)
+    await supervisor.ensure_ready()
+    assert supervisor.capabilities.models == ("nvdiffrec",)
+    assert "recon weights fetch" in supervisor.capabilities.unavailable["reconviagen"].message
+
+
 async def test_a_failed_load_carries_its_own_error(make: MakeSupervisor):
     with pytest.raises(ModelError) as caught:
         await make(FailsToLoad).ensure_ready()
     assert caught.value.code is ErrorCode.MODEL_WEIGHTS_MISSING
+    assert caught.value.details == {"file": "x"}
 
 
 async def test_an_engine_that_cannot_even_be_spawned_may_be_tried_again(

@@ -13,7 +13,8 @@ from schemas.errors import InvalidJob
 def test_defaults_suit_one_machine():
     settings = Settings()
     assert settings.amqp_url.get_secret_value() == "amqp://guest:guest@localhost:5672/"
-    assert settings.served_models == ("nvdiffrec",)
+    assert settings.wanted_models is None
+    assert settings.pipeline().models is None
     assert settings.pipeline().allowed_inputs == settings.pipeline().allowed_outputs == ("s3://recon",)
     assert settings.s3().endpoint_url is None
     assert settings.worker_id
@@ -31,7 +32,7 @@ def test_lists_are_separated_by_commas(monkeypatch):
     monkeypatch.setenv("RECON_MODELS", "reconviagen,nvdiffrec")
     settings = load_settings()
     assert settings.pipeline().allowed_inputs == ("s3://one", "s3://two/x")
-    assert settings.served_models == ("nvdiffrec", "reconviagen")
+    assert settings.wanted_models == settings.pipeline().models == ("nvdiffrec", "reconviagen")
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,9 @@ def test_lists_are_separated_by_commas(monkeypatch):
     [
         ("MODELS", "magic"),
         ("MODELS", ""),
+        ("MODELS", "auto,nvdiffrec"),
+        ("MIN_GPU_MEMORY_GIB", "-1"),
+        ("MIN_GPU_MEMORY_GIB", "inf"),
         ("ALLOWED_INPUTS", "no location"),
         ("MAX_ATTEMPTS", "0"),
         ("DEVICE", "abacus"),

@@ -17,7 +17,7 @@ from models.geometry.mesh import TexturedMesh
 from pipeline.cancel import CancelToken
 from pipeline.run import Pipeline
 from pipeline.settings import PipelineSettings, S3Settings
-from schemas.errors import ErrorCode, JobCancelled, ReconError
+from schemas.errors import ErrorCode, JobCancelled, ReconError, ResourceError
 from schemas.jobs import Job, NvdiffrecJob, ReconviagenJob
 from schemas.quality import QualityReport
 from schemas.results import Manifest
@@ -190,6 +190,11 @@ def test_a_model_that_is_not_served_is_named(place):
     assert error.code is ErrorCode.MODEL_WEIGHTS_MISSING
     assert "reconviagen" in error.message
     assert error.details["served"] == ["nvdiffrec"]
+    reason = ResourceError(ErrorCode.GPU_TOO_SMALL, "It has 2 GiB.").info()
+    place.pipeline._served.unavailable["reconviagen"] = reason
+    error = place.fails(job)
+    assert error.code is ErrorCode.GPU_TOO_SMALL
+    assert "It has 2 GiB." in error.message
 
 
 def test_a_cancel_stops_the_model_and_nothing_is_published(place):
@@ -216,7 +221,7 @@ def test_a_cancel_from_another_thread_is_noticed_inside_a_loop(place):
             while True:
                 callback(0.1, "working", {})
 
-    place.pipeline._reconstructors["nvdiffrec"] = Endless(None)
+    place.pipeline._served.reconstructors["nvdiffrec"] = Endless(None)
     with pytest.raises(JobCancelled):
         place.run(place.job(), cancel)
 
