@@ -32,7 +32,10 @@ def test_imports_point_one_way():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("heavy", ["torch", "warp", "scipy", "skimage", "trimesh", "cv2", "pycolmap"])
+@pytest.mark.parametrize(
+    "heavy",
+    ["torch", "warp", "scipy", "skimage", "trimesh", "cv2", "pycolmap", "huggingface_hub", "safetensors"],
+)
 def test_command_line_starts_without_heavy_libraries(heavy):
     program = f"import sys, consumer.cli; sys.exit({heavy!r} in sys.modules)"
     done = run("-c", program)
@@ -42,7 +45,7 @@ def test_command_line_starts_without_heavy_libraries(heavy):
 def test_help_names_every_command():
     done = run("-m", "consumer", "--help")
     assert done.returncode == 0, done.stderr
-    for command in ("worker", "submit", "watch", "run", "fetch"):
+    for command in ("worker", "submit", "watch", "run", "fetch", "weights"):
         assert command in done.stdout
 
 
