@@ -45,15 +45,19 @@ def fetch(
     with errors():
         root = _root(folder)
         console = Console(stderr=True)
+
+        def say(text: str) -> None:
+            console.print(text, highlight=False, soft_wrap=True)
+
         with display.transfer_bar(console, "Downloading") as bar:
             lock = fetch_weights(
                 root,
                 update=update,
                 on_progress=lambda path, done, total: bar.update(done, total),
-                say=lambda text: console.print(text, highlight=False, soft_wrap=True),
+                say=say,
             )
         size = sum(each.size for entry in lock.repositories.values() for each in entry.files.values())
-        console.print(f"{size / 1e9:.2f} GB, all checksums right", highlight=False)
+        say(f"{size / 1e9:.2f} GB, all checksums right")
         typer.echo(lock.model_dump_json() if as_json else str(root))
 
 

@@ -100,10 +100,10 @@ def fetch_weights(
         counter = _Counter(root, plans, on_progress)
         counter.check_room()
         for plan in plans:
+            say(_announcement(plan))
             entry = _fetch(api, root, plan, counter)
             lock = lock.with_repository(plan.source.repository, entry)
             write_lock(root, lock)
-            say(f"{plan.source.repository}: {len(entry.files)} files of revision {plan.revision}")
         shutil.rmtree(root / STAGING, ignore_errors=True)
     return lock
 
@@ -125,6 +125,15 @@ def _plan(api: HfApi, root: Path, source: Source, lock: Lock, update: bool) -> _
     commit, remote = _listing(api, source, revision)
     files = tuple(_expected(source, each, expected) for each in remote)
     return _Plan(source, commit, updated and commit != source.revision, files, _kept(root, source, files))
+
+
+def _announcement(plan: _Plan) -> str:
+    size = sum(each.size for each in plan.wanted)
+    pinned = "" if plan.revision == plan.source.revision else ", not the pinned one"
+    return (
+        f"{plan.source.repository}: {len(plan.wanted)} files, {size / 1e9:.2f} GB, "
+        f"of revision {plan.revision}{pinned}"
+    )
 
 
 def _checksums(entry: LockedRepository) -> dict[str, str]:
@@ -323,7 +332,10 @@ def _hub_errors(what: str) -> Iterator[None]:
     except (errors.GatedRepoError, errors.DisabledRepoError) as error:
         text = f"The hub does not give {what} to this user: accept its terms there, and set HF_TOKEN."
         raise AccessError(ErrorCode.LOCATION_NOT_ALLOWED, text, file=what) from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
+    except errors.RevisionNotFoundError as error:
+        text = f"The hub no longer has the pinned revision of {what}; --update takes its newest one."
+        raise AccessError(ErrorCode.INPUT_NOT_FOUND, text, file=what) from error
+    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError) as error:
         text = f"The hub has no {what}, or shows it only to some: set HF_TOKEN."
         raise AccessError(ErrorCode.INPUT_NOT_FOUND, text, file=what) from error
     except errors.OfflineModeIsEnabled as error:
