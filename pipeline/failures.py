@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,12 +18,20 @@ from schemas.errors import ErrorCode, ModelError, ReconError, ResourceError
 _DEVICE_FAULT: type[BaseException] | None = getattr(torch, "AcceleratorError", None)
 _DEVICE_FAULT_TEXTS = ("CUDA error", "CUDA driver", "cuDNN error", "CUBLAS_STATUS", "Warp CUDA error")
 _OPENCV_NO_MEMORY = -4  # cv::Error::StsNoMem; the Python module does not name it
-_HOST_MEMORY_TEXTS = ("can't allocate memory", "not enough memory")
+_HOST_MEMORY = re.compile(r"can't allocate memory|not enough memory|Failed to allocate .* device 'cpu'")
+# Of libraries that ask the driver themselves: Warp, cuBLAS and cuDNN, compiled extensions.
+_GPU_MEMORY = re.compile(r"(?i)Failed to allocate .* device 'cuda|out of memory|_STATUS_ALLOC_FAILED")
+_TORCH_MEMORY = re.compile(
+    r"Tried to allocate (?P<wanted>[\d.]+ \w+)\..* total capacity of (?P<total>[\d.]+ \w+) "
+    r"of which (?P<free>[\d.]+ \w+) is free"
+)
 
 
 @contextmanager
 def translated_failures() -> Iterator[None]:
     """Translate failures of the machine inside of the block.
+
+    After a lack of GPU memory, what the failed computation held there is let go.
 
     Raises:
         ResourceError: HOST_OUT_OF_MEMORY, DISK_FULL or GPU_UNAVAILABLE.
@@ -28,9 +39,13 @@ def translated_failures() -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, OSError, RuntimeError, cv2.error) as error:
-        translated = translate(error)
+    except (MemoryError, OSError, RuntimeError, cv2.error, ModelError) as error:
+        translated = error if isinstance(error, ModelError) else translate(error)
         if translated is None:
+            raise
+        if translated.code is ErrorCode.MODEL_VRAM_OOM:
+            _let_go(error)
+        if translated is error:
             raise
         raise translated from error
 
@@ -44,13 +59,40 @@ def translate(error: BaseException) -> ReconError | None:
     if isinstance(error, cv2.error):
         no_memory = getattr(error, "code", None) == _OPENCV_NO_MEMORY
         return ResourceError(ErrorCode.HOST_OUT_OF_MEMORY) if no_memory else None
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return ModelError(ErrorCode.MODEL_VRAM_OOM)
     text = str(error)
-    if any(part in text for part in _HOST_MEMORY_TEXTS):
+    if _HOST_MEMORY.search(text):
         return ResourceError(ErrorCode.HOST_OUT_OF_MEMORY)
+    no_gpu_memory = isinstance(error, RuntimeError) and _GPU_MEMORY.search(text)
+    if no_gpu_memory or isinstance(error, torch.cuda.OutOfMemoryError):
+        return _out_of_gpu_memory(text)
     if _DEVICE_FAULT is not None and isinstance(error, _DEVICE_FAULT):
         return ResourceError(ErrorCode.GPU_UNAVAILABLE)
     if any(part in text for part in _DEVICE_FAULT_TEXTS):
         return ResourceError(ErrorCode.GPU_UNAVAILABLE)
     return None
+
+
+def _out_of_gpu_memory(text: str) -> ModelError:
+    remedy = "Fewer or smaller views need less; other programs on the GPU leave less."
+    told = _TORCH_MEMORY.search(text)
+    if told is None:
+        return ModelError(ErrorCode.MODEL_VRAM_OOM, f"The GPU ran out of memory. {remedy}")
+    wanted, free, total = told["wanted"], told["free"], told["total"]
+    return ModelError(
+        ErrorCode.MODEL_VRAM_OOM,
+        f"The GPU ran out of memory: {wanted} were asked for, {free} of {total} were free. {remedy}",
+        wanted=wanted,
+        free=free,
+        total=total,
+    )
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free the GPU memory that the frames of an error hold, or the next job would find it taken."""
+    chain, known = error, set[int]()
+    while chain is not None and id(chain) not in known:
+        known.add(id(chain))
+        traceback.clear_frames(chain.__traceback__)
+        chain = chain.__cause__ or chain.__context__
+    gc.collect()
+    torch.cuda.empty_cache()

@@ -244,6 +244,8 @@ def raises(error: Exception):
 def test_what_the_machine_lacks_gets_its_code(place, error, code):
     place.model.make = raises(error)
     assert place.fails(place.job()).code is code
+    place.model.make = lambda: spot_mesh(64)
+    assert place.run(place.job(quality=LENIENT)).quality.status == "normal"
 
 
 def test_a_fault_in_a_model_passes_as_it_is(place):
