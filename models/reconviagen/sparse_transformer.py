@@ -109,10 +109,10 @@ class SparseTransformer(MixedPrecision):
         for index, block in enumerate(self.blocks):
             windows = grid.windows(self.config.window_size, index % 2 * (self.config.window_size // 2))
             attend = partial(attention, lengths=windows.lengths)
-            x = x[:, windows.order]
+            x = x.index_select(1, windows.order)
             if torch.is_grad_enabled() and latent.requires_grad:
                 x = checkpoint(block, x, attend, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, attend)
-            x = x[:, windows.inverse]
+            x = x.index_select(1, windows.inverse)
         return x
