@@ -9,6 +9,7 @@ from random_weights import randomize
 from torch import Tensor
 
 from models.geometry.camera import Cameras, intrinsics_from_fov, look_at
+from models.reconviagen.gaussian_decoder import GaussianDecoder, GaussianDecoderConfig
 from models.reconviagen.gaussians import Gaussians
 from models.reconviagen.refinement import (
     AppearanceCorrection,
@@ -22,11 +23,29 @@ from models.reconviagen.sampler import Correction, SamplerConfig, predict_data, 
 from models.reconviagen.splatting import render_gaussians
 from models.reconviagen.structure_decoder import StructureDecoder, StructureDecoderConfig
 from models.reconviagen.vit import VisionTransformer, VitConfig
+from models.sparse.grid import SparseGrid
 from schemas.errors import JobCancelled
 
 SIGMA = 1e-5
 SIZE = 28
 SAMPLER = SamplerConfig(steps=8, guidance=1.0, sigma_min=SIGMA)
+GAUSSIANS = GaussianDecoderConfig(
+    resolution=16,
+    model_channels=32,
+    latent_channels=8,
+    num_blocks=2,
+    num_heads=2,
+    representation_config={
+        "lr": {"_xyz": 1.0, "_features_dc": 1.0, "_opacity": 1.0, "_scaling": 1.0, "_rotation": 0.1},
+        "perturb_offset": True,
+        "voxel_size": 1.5,
+        "num_gaussians": 2,
+        "3d_filter_kernel_size": 9e-4,
+        "scaling_bias": 0.02,
+        "opacity_bias": 0.5,
+        "scaling_activation": "softplus",
+    },
+)
 
 
 def silent(fraction: float, message: str, metrics: dict[str, float]) -> None:
@@ -139,6 +158,11 @@ def truth() -> Tensor:
     return torch.randn(12, 14)
 
 
+def one_step(correction: AppearanceCorrection, latent: Tensor) -> Tensor:
+    """The velocity that a correction makes of rest at the latent."""
+    return correction(latent, 0.25, torch.zeros_like(latent), silent)
+
+
 def test_a_displaced_object_is_drawn_to_the_views(encoder: VisionTransformer, truth: Tensor) -> None:
     generated = truth + 0.3 * torch.randn(truth.shape)
     targets = targets_of(truth, 3)
@@ -168,9 +192,16 @@ def test_depth_tells_what_one_view_cannot(encoder: VisionTransformer) -> None:
     assert errors[5.0] < 0.6 * errors[0.0]
 
 
-def one_step(correction: AppearanceCorrection, latent: Tensor) -> Tensor:
-    """The velocity that a correction makes of rest at the latent."""
-    return correction(latent, 0.25, torch.zeros_like(latent), silent)
+def test_the_loss_falls_through_a_real_gaussian_decoder(encoder: VisionTransformer) -> None:
+    decoder = randomize(GaussianDecoder(GAUSSIANS)).requires_grad_(False)
+    grid = SparseGrid((ball(16, 0.0) & ~ball(16, 0.05)).nonzero(), 16)
+    truth, cameras = torch.randn(len(grid), 8), cameras_around(2)
+    color, alpha, _ = render_gaussians(decoder(truth, grid), cameras, torch.zeros(3))
+    targets = Targets(color.clamp(0, 1).permute(0, 3, 1, 2), alpha, None, cameras)
+    correction = AppearanceCorrection(lambda x: decoder(x, grid), targets, encoder.patch_tokens, SIGMA)
+    one_step(correction, truth + torch.randn(truth.shape))
+    assert correction.curve == sorted(correction.curve, reverse=True)
+    assert correction.curve[-1] < 0.9 * correction.curve[0]
 
 
 def test_a_view_that_contradicts_is_left_out(encoder: VisionTransformer, truth: Tensor) -> None:
