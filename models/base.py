@@ -117,13 +117,14 @@ class Reconstruction:
     """What a model made.
 
     Attributes:
-        mesh: In the world frame and scale of the input cameras; else in that of `cameras`.
+        mesh: In the world frame and scale of the input cameras. Without them, in that of `cameras`, whose
+            unit is the depth maps' where they were used.
         raster: Name of the rasterizer that ran.
         curves: Optimisation curves by name, for the quality report.
         extra: Further figures of the model.
         cameras: The input's cameras as the model found or corrected them, perhaps for another image size;
             None where it took them as given.
-        parts: The networks that ran, by name, each with the source and revision of its weights.
+        parts: The networks that ran, by name, each with repository and revision of its weights.
     """
 
     mesh: TexturedMesh

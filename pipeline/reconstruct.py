@@ -54,11 +54,11 @@ def reconstruct_views(
     return reconstruction
 
 
-def views_as_found(views: Views, reconstruction: Reconstruction) -> PosedViews:
+def views_as_found(views: Views, reconstruction: Reconstruction, options: Options) -> PosedViews:
     """The views that a model saw, with the cameras for which it made the mesh.
 
-    Where the model found the cameras itself, the unit of length is its own, and the views' depth maps, which
-    cannot be compared with the mesh, are left out.
+    Where the model found the cameras, and was not to use depth maps, the unit of length is its own, and the
+    views' depth maps, which cannot be compared with the mesh then, are left out.
 
     Raises:
         ModelError: CAMERA_ESTIMATION_FAILED: the views had no cameras, and the model found none.
@@ -68,4 +68,5 @@ def views_as_found(views: Views, reconstruction: Reconstruction) -> PosedViews:
             raise ModelError(ErrorCode.CAMERA_ESTIMATION_FAILED, "The model did not find the views' cameras.")
         return views.posed()
     found = views.with_cameras(reconstruction.cameras)
-    return found if views.cameras is not None else replace(found, depths=None)
+    measured = views.cameras is not None or options.use_depth
+    return found if measured else replace(found, depths=None)

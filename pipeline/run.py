@@ -141,7 +141,7 @@ class Pipeline:
         views, heldout = split_holdout(loaded.views, context.job.options)
         with context.stage("reconstruct") as report:
             reconstruction = reconstruct_views(reconstructor, views, context.job.options, report)
-            seen = views_as_found(views, reconstruction)
+            seen = views_as_found(views, reconstruction, context.job.options)
         mesh, outputs = reconstruction.mesh, context.job.options.outputs
         with context.stage("export"):
             export_mesh(mesh, context.results, up_axis=outputs.up_axis, name=str(context.job.job_id))

@@ -12,6 +12,7 @@ from models.base import Reconstructor
 from models.nvdiffrec.model import Nvdiffrec
 from pipeline.settings import PipelineSettings
 from pipeline.weights import weights_problem
+from pipeline.weights_lock import Lock, read_lock
 from schemas.errors import ErrorCode, ErrorInfo, ModelError, ReconError, ResourceError
 from schemas.jobs import MODELS, ModelName
 
@@ -101,6 +102,8 @@ def _reconviagen(device: torch.device, weights: Path | None) -> Reconstructor:
     problem = weights_problem(weights)
     if problem is not None or weights is None:
         raise ModelError(ErrorCode.MODEL_WEIGHTS_MISSING, problem)
+    lock = read_lock(weights) or Lock()
+    revisions = {name: entry.revision for name, entry in lock.repositories.items()}
     module = importlib.import_module("models.reconviagen.model")
-    reconstructor: Reconstructor = module.Reconviagen(device, weights)
+    reconstructor: Reconstructor = module.Reconviagen(device, weights, revisions)
     return reconstructor

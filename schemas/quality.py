@@ -124,7 +124,7 @@ class QualityReport(Published):
     )
     parts: dict[str, str] = Field(
         default_factory=dict,
-        description="Networks of the model that ran, each with the source and revision of its weights.",
+        description="Networks of the model that ran, each with repository and revision of its weights.",
     )
     versions: dict[str, str] = Field(
         description="Versions of this worker and of the libraries that shaped the result."

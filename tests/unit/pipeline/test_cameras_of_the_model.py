@@ -1,6 +1,7 @@
 """Inputs without cameras, for a model that finds them itself."""
 
 import functools
+import json
 import logging
 from dataclasses import replace
 
@@ -42,7 +43,10 @@ def place(tmp_path, caplog) -> Workplace:
     truth = spot_views().cameras
     smaller = truth.resized(truth.width // 2, truth.height // 2)
     place = Workplace(tmp_path, lambda: found(smaller), "reconviagen")
+    scale = json.loads((place.input / "transforms.json").read_text())["depth_unit_scale_factor"]
     (place.input / "transforms.json").unlink()
+    for path in (place.input / "depth").iterdir():
+        rewrite_depth(path, lambda counts: counts * scale / 0.001)
     return place
 
 
@@ -56,8 +60,15 @@ def test_views_reach_the_model_without_cameras_and_are_judged_by_those_it_found(
     assert quality.camera_source == "model:vggt"
     assert quality.parts == PARTS
     assert quality.input_views.mask_iou > 0.95
-    assert quality.input_views.depth_error is None, "the model's unit of length is its own"
     assert quality.dropped_views == []
+
+
+@pytest.mark.parametrize("use_depth", [True, False])
+def test_depth_is_judged_where_the_model_took_its_unit_of_length_from_it(place, use_depth):
+    quality = place.run(place.job(quality=LENIENT, use_depth=use_depth)).quality
+    error = quality.input_views.depth_error
+    assert (error is not None) == use_depth
+    assert error is None or error < 0.01
 
 
 def test_wrong_cameras_of_the_model_show_in_the_quality(place):
