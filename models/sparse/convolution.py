@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from models.sparse.grid import SparseGrid
 
 _CHUNK_BYTES = 1 << 28  # of neighbours' features gathered for one matrix product
+_WIDE = torch.complex128  # the widest number there is: 16 bytes
 
 
 class SparseConv3d(nn.Module):
@@ -163,20 +164,30 @@ def _gathered_product(features: Tensor, table: Tensor, weight: Tensor, bias: Ten
     """
     padded = F.pad(features, (0, 0, 0, 1))
     row_bytes = weight.shape[1] * features.shape[0] * features.element_size()
-    rows = max(1, _CHUNK_BYTES // row_bytes)
+    chunks = table.split(max(1, _CHUNK_BYTES // row_bytes))
 
     def product_of(chunk: Tensor) -> Tensor:
-        gathered = padded.index_select(1, chunk.flatten()).reshape(features.shape[0], -1, weight.shape[1])
+        gathered = _rows(padded, chunk.flatten()).reshape(features.shape[0], -1, weight.shape[1])
         return F.linear(gathered, weight, bias)
 
     if torch.is_grad_enabled():  # gathered features are gathered again in the backward pass rather than kept
         parts = [
-            checkpoint(product_of, chunk, use_reentrant=False, preserve_rng_state=False)
-            for chunk in table.split(rows)
+            checkpoint(product_of, chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks
         ]
     else:
-        parts = [product_of(chunk) for chunk in table.split(rows)]
+        parts = [product_of(chunk) for chunk in chunks]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _rows(features: Tensor, index: Tensor) -> Tensor:
+    """Rows `index` [R] of features [B, N, C], [B, R, C].
+
+    torch copies number by number, which takes most of a convolution's time; where nothing has to be
+    differentiated, as few and wide numbers as their bytes make are copied in their stead.
+    """
+    if torch.is_grad_enabled() or features.shape[2] * features.element_size() % _WIDE.itemsize:
+        return features.index_select(1, index)
+    return features.view(_WIDE).index_select(1, index).view(features.dtype)
 
 
 def _tap_shares(device: torch.device) -> Tensor:

@@ -68,13 +68,14 @@ def test_convolution_after_unpooling_is_that_of_the_unpooled_features():
     torch.testing.assert_close(short, long, atol=1e-4, rtol=1e-4)
 
 
-def test_without_gradients_the_result_is_the_same():
+@pytest.mark.parametrize("channels", [3, 4, 8])  # rows of 12, 16 and 32 bytes
+def test_without_gradients_the_result_is_the_same(channels):
     grid = random_grid()
-    layer = SparseConv3d(4, 5)
-    features = torch.randn(1, len(grid), 4)
+    layer = SparseConv3d(channels, 5)
+    features = torch.randn(2, len(grid), channels)
     with torch.no_grad():
-        quiet = layer(features, grid)
-    torch.testing.assert_close(quiet, layer(features, grid))
+        quiet = layer(features, grid), layer.on_children(features, grid)
+    torch.testing.assert_close(quiet, (layer(features, grid), layer.on_children(features, grid)))
 
 
 def test_parameters_have_the_published_names_and_shapes():
