@@ -437,10 +437,15 @@ async def test_a_worker_outlives_its_connection(setup: Setup, client: Client, ey
         assert connection is not None
         assert connection.transport is not None
         await connection.transport.connection.close()
+        async with asyncio.timeout(5):
+            while worker.health().broker_connected:
+                await asyncio.sleep(0.01)
+        assert worker.health().status == "degraded"
         await eyes.terminal(job.job_id)
         await client.submit(later)
         await eyes.terminal(later.job_id)
         await eyes.until_waiting(0)
+        assert worker.health().status == "ok"
     assert setup.computations == [str(job.job_id), str(later.job_id)]
     assert len({each.id for each in eyes.of(job.job_id) if is_terminal(each)}) == 1
 
