@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.sparse.grid import SparseGrid
 
-_CHUNK_BYTES = 1 << 28  # of neighbours' features gathered for one matrix product
+_CHUNK_BYTES = 1 << 27  # of neighbours' features gathered for one matrix product
 _WIDE = torch.complex128  # the widest number there is: 16 bytes
 
 

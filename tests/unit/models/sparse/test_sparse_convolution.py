@@ -86,3 +86,20 @@ def test_parameters_have_the_published_names_and_shapes():
 def test_other_kernel_sizes_are_refused():
     with pytest.raises(ValueError, match="kernel_size must be 1 or 3, got 2"):
         SparseConv3d(4, 5, 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("spconv", [False, True])
+def test_half_precision_on_a_gpu_is_near_float32_with_and_without_spconv(spconv, monkeypatch):
+    if spconv:
+        pytest.importorskip("spconv")
+    monkeypatch.setattr(convolution, "_spconv_is_installed", lambda: spconv)
+    grid = random_grid(20)
+    layer = SparseConv3d(64, 32)
+    features = torch.randn(2, len(grid), 64)
+    with torch.no_grad():
+        full = layer(features, grid)
+        on_gpu = SparseGrid(grid.coords.cuda(), grid.resolution)
+        half = layer.half().cuda()(features.half().cuda(), on_gpu)
+    torch.testing.assert_close(half.float().cpu(), full, atol=2e-2, rtol=2e-2)
