@@ -43,3 +43,14 @@ def rigid_about(vector: Tensor, translation: Tensor, center: Tensor) -> Tensor:
     shift = center + translation - (rotation @ center[..., None])[..., 0]
     last = vector.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*vector.shape[:-1], 1, 4)
     return torch.cat([torch.cat([rotation, shift[..., None]], -1), last], -2)
+
+
+def rotation_between(start: Tensor, end: Tensor) -> Tensor:
+    """The smallest rotations [..., 3, 3] that bring unit vectors `start` [..., 3] onto `end` [..., 3].
+
+    Opposite vectors, between which no rotation is the smallest, are not provided for.
+    """
+    cross = cross_matrix(torch.linalg.cross(start, end))
+    cosine = (start * end).sum(-1)[..., None, None]
+    identity = torch.eye(3, device=start.device, dtype=start.dtype)
+    return identity + cross + cross @ cross / (1 + cosine)

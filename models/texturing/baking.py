@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from models.geometry.mesh import Mesh, TexturedMesh, vertex_normals
 from models.geometry.rigs import bounding_sphere, cameras_around, spread_directions
 from models.raster import RasterBackend
 from models.raster.checks import MAX_SIDE
-from models.render import Rendering, clip_planes, clip_positions, to_image
+from models.render import clip_planes, clip_positions, to_image
 from models.texturing.blending import blend
 from models.texturing.exposure import exposure_gains
 from models.texturing.sight import Sight
@@ -29,9 +30,21 @@ _SURE = 0.35  # trust from which on a point's colour comes from one source alone
 _KNOWN = 0.5  # and from which on it tells how far the other source is off
 _PROBES = 4096  # points at which the views' exposures are compared
 
-Fallback = Callable[[Cameras], Rendering]
-"""Shows the whole object, also where no view saw it, from any cameras in the mesh's frame; only colour and
-coverage are looked at."""
+
+class Picture(Protocol):
+    """Images of V views, row 0 at the top."""
+
+    @property
+    def color(self) -> Tensor:
+        """[V, H, W, 3] sRGB over black."""
+
+    @property
+    def alpha(self) -> Tensor:
+        """[V, H, W] coverage."""
+
+
+Fallback = Callable[[Cameras], Picture]
+"""Shows the whole object, also where no view saw it, from any cameras in the mesh's frame."""
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 import torch
 
-from models.geometry.rotation import cross_matrix, rigid_about, rotation_matrix
+from models.geometry.rotation import cross_matrix, rigid_about, rotation_between, rotation_matrix
 
 
 def test_rotations_are_the_exponential_of_the_cross_product():
@@ -23,3 +23,12 @@ def test_a_motion_turns_about_its_centre():
     motion = rigid_about(vector, shift, center)[0]
     moved = motion @ torch.tensor([2.0, 2.0, 3.0, 1.0])  # one unit along x from the centre
     assert torch.allclose(moved, torch.tensor([1.0, 3.5, 3.0, 1.0]), atol=1e-6)
+
+
+def test_the_rotation_between_two_directions_is_the_smallest():
+    start, end = torch.nn.functional.normalize(torch.randn(2, 30, 3, dtype=torch.float64), dim=-1)
+    found = rotation_between(start, end)
+    torch.testing.assert_close((found @ start[..., None])[..., 0], end)
+    torch.testing.assert_close(found @ found.mT, torch.eye(3, dtype=torch.float64).expand(30, 3, 3))
+    trace = found.diagonal(dim1=1, dim2=2).sum(1)
+    torch.testing.assert_close((trace - 1) / 2, (start * end).sum(1))

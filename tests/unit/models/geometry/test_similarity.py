@@ -1,7 +1,8 @@
 import torch
 
+from models.geometry.rigs import cameras_around, spread_directions
 from models.geometry.rotation import rotation_matrix
-from models.geometry.similarity import fit_similarity
+from models.geometry.similarity import Similarity, fit_similarity
 
 
 def test_a_known_similarity_is_found():
@@ -17,3 +18,25 @@ def test_a_mirror_image_is_not_answered_by_a_reflection():
     points = torch.randn(50, 3, dtype=torch.float64)
     _, rotation, _ = fit_similarity(points, points * torch.tensor([1.0, 1.0, -1.0]))
     assert torch.linalg.det(rotation) > 0.99
+
+
+def a_similarity():
+    rotation = rotation_matrix(torch.tensor([0.3, -2.0, 1.0]))
+    return Similarity(torch.tensor(2.5), rotation, torch.tensor([1.0, -4.0, 2.0]))
+
+
+def test_the_inverse_and_the_matrix_agree_with_the_map():
+    similarity, points = a_similarity(), torch.randn(20, 3)
+    torch.testing.assert_close(similarity.inverse().points(similarity.points(points)), points)
+    matrix = similarity.matrix()
+    torch.testing.assert_close(points @ matrix[:3, :3].T + matrix[:3, 3], similarity.points(points))
+    assert torch.equal(Similarity.identity().points(points), points)
+
+
+def test_mapped_cameras_see_the_mapped_world_as_before():
+    similarity, points = a_similarity(), torch.randn(20, 3)
+    cameras = cameras_around(spread_directions(5), torch.zeros(3), 2.0, size=64)
+    pixel, depth = cameras.project(points)
+    found, scaled = similarity.cameras(cameras).project(similarity.points(points))
+    torch.testing.assert_close(found, pixel, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(scaled, 2.5 * depth)

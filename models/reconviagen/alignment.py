@@ -1,0 +1,302 @@
+"""Where the views stand before a generated object, or where the object stands before given cameras.
+
+Model space: the object within [-0.5, 0.5]^3, z up, turned as the network liked.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from models.base import Callback
+from models.geometry.camera import Cameras
+from models.geometry.decimation import decimate
+from models.geometry.rigs import bounding_sphere, cameras_around, spread_directions
+from models.geometry.rotation import rotation_between, rotation_matrix
+from models.geometry.similarity import Similarity
+from models.painted import PaintedMesh, render_painted
+from models.raster import RasterBackend
+from models.reconviagen.camera_transfer import fit_cameras, uncropped
+from models.reconviagen.comparison import Drawing, Observed, observed
+from models.reconviagen.crops import Crops
+from models.reconviagen.fitting import Schedule, clip_matrices, fit_poses, fit_similarities
+from models.reconviagen.placement import place, sample, spread_rotations, turns_about_z
+
+LOGGER = logging.getLogger(__name__)
+
+Predict = Callable[[Tensor], Cameras]
+"""From images [M, 3, S, S], sRGB in [0, 1] on black, to their cameras in any one world: VGGT."""
+
+_DETAILED = 30_000  # a mesh of more triangles
+_SIMPLIFIED = 12_000  # is aligned by one of so many: a triangle is then smaller than two pixels
+_SPREAD = 26  # directions all round, of which those of usual elevations are rendered: 16
+_LOWEST, _HIGHEST = -0.35, 0.85  # sines of these
+_SEARCH_SIDE = 32  # pixels at which placements are tried
+_SIDES = (64, 128, 256)  # pixels of the descents
+_LOST = 0.6  # a view whose mask overlaps less than this is looked for from nothing
+_TRIED = 700  # rotations for such a view,
+_FOLLOWED = 6  # of which the best so many are followed
+_YAWS = 36
+_TILTS = (-0.4, 0.4)  # radians, about x and about y
+_ANYHOW = 200  # rotations of every kind, for an object whose up is not the world's
+_STARTS = 8  # placements that are followed
+_DIFFERENT = math.radians(15.0)  # placements are different that are turned by more than this
+_SURVIVORS = (3, 1)  # of them after the first and the second descent
+_MESSAGE = "alignment"
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """An object and the cameras of its views.
+
+    Attributes:
+        similarity: From model space to the world of the given cameras; the identity without these.
+        cameras: Of the V full images, in model space.
+        iou: [V] intersection over union of drawn and seen masks.
+        silhouette_px: [V] root mean square distance of the drawn silhouette from the seen one, pixels of the
+            full images.
+    """
+
+    similarity: Similarity
+    cameras: Cameras
+    iou: Tensor
+    silhouette_px: Tensor
+
+    def figures(self) -> dict[str, float]:
+        """For the log and the quality report."""
+        return {
+            "alignment/mask_iou": float(self.iou.mean()),
+            "alignment/mask_iou_min": float(self.iou.min()),
+            "alignment/silhouette_px": float(self.silhouette_px.square().mean().sqrt()),
+        }
+
+
+def align_to_cameras(
+    raster: RasterBackend,
+    mesh: PaintedMesh,
+    crops: Crops,
+    cameras: Cameras,
+    *,
+    depths: Tensor | None = None,
+    up: Tensor | None = None,
+    guess: Alignment | None = None,
+    callback: Callback | None = None,
+) -> Alignment:
+    """Find the similarity that puts an object where given cameras saw it.
+
+    Rotations about `up`, slightly tilted ones and some of every kind are tried, and what `guess` says. The
+    best are refined by silhouettes, depth and paint, coarse to fine, and the one that fits best is taken.
+
+    Args:
+        raster: The rasterizer; everything is on its device.
+        mesh: The object in model space.
+        crops: What the views show.
+        cameras: Of the V full images, world frame.
+        depths: [V, H, W] z-depth of the full images, world units, 0 where unknown.
+        up: [3] the world's up, where model space's z probably points; z by default.
+        guess: Cameras that were estimated in model space (`estimate_cameras`), to start from as well.
+        callback: Called after every step; what it raises is let through.
+    """
+    mesh = _simplified(mesh)
+    steps = (30, 30, 40)
+    tick = _Ticks(callback, sum(steps) + 1)
+    seen = [observed(crops, depths, side) for side in (_SEARCH_SIDE, *_SIDES)]
+    cropped = crops.to_crops(cameras)
+    starts = _starts(mesh, cropped.resized(_SEARCH_SIDE, _SEARCH_SIDE), seen[0], up, raster.device)
+    if guess is not None:
+        starts.append(fit_cameras(guess.cameras, cameras).similarity)
+    tick()
+    extent = float(torch.linalg.vector_norm(mesh.vertices.amax(0) - mesh.vertices.amin(0)))
+    diameter = float(torch.stack([start.scale for start in starts]).median()) * extent
+    for level, side in enumerate(_SIDES):
+        drawing = Drawing(raster, mesh, seen[level + 1], diameter)
+        schedule = Schedule(steps[level], 0.5**level)
+        starts, cost = fit_similarities(drawing, cropped.resized(side, side), starts, schedule, tick)
+        kept = cost.argsort()[: _SURVIVORS[level] if level < len(_SURVIVORS) else 1]
+        starts = [starts[int(index)] for index in kept]
+    return _judged(raster, mesh, crops, starts[0].inverse().cameras(cameras), starts[0])
+
+
+def estimate_cameras(
+    raster: RasterBackend,
+    mesh: PaintedMesh,
+    crops: Crops,
+    predict: Predict,
+    *,
+    callback: Callback | None = None,
+) -> Alignment:
+    """Find the views' cameras in model space.
+
+    `predict` is shown renderings of the object together with the crops; what it says of the renderings, whose
+    cameras are known, carries over what it says of the crops. Views that do not fit are looked for anew, and
+    all are refined by silhouettes and paint, coarse to fine, with one factor on the focal lengths.
+
+    Args:
+        raster: The rasterizer; everything is on its device.
+        mesh: The object in model space.
+        crops: What the views show; V views.
+        predict: The network.
+        callback: Called after every step; what it raises is let through.
+
+    Raises:
+        ModelError: CAMERA_ESTIMATION_FAILED: `predict` raises it, or puts all renderings into one place.
+    """
+    mesh = _simplified(mesh)
+    steps = (60, 50, 40)
+    tick = _Ticks(callback, sum(steps) + 2)
+    cameras = _transferred(raster, mesh, crops, predict)
+    tick()
+    cameras = _lost_found(raster, mesh, crops, cameras)
+    tick()
+    for level, side in enumerate(_SIDES):
+        drawing = Drawing(raster, mesh, observed(crops, None, side))
+        schedule = Schedule(steps[level], 0.5**level)
+        fitted, _ = fit_poses(drawing, crops.to_crops(cameras).resized(side, side), schedule, tick)
+        cameras = crops.to_full(fitted.resized(crops.size, crops.size))
+    return _judged(raster, mesh, crops, cameras, Similarity.identity(raster.device))
+
+
+class _Ticks:
+    """Counts steps, and tells the callback."""
+
+    def __init__(self, callback: Callback | None, steps: int) -> None:
+        self._callback, self._steps, self._done = callback, steps, 0
+
+    def __call__(self) -> None:
+        self._done += 1
+        if self._callback:
+            self._callback(min(1.0, self._done / self._steps), _MESSAGE, {})
+
+
+def _simplified(mesh: PaintedMesh) -> PaintedMesh:
+    """The mesh with so few triangles that it is drawn fast; colours are those of the nearest vertices."""
+    if len(mesh.faces) <= _DETAILED:
+        return mesh
+    surface = decimate(mesh.surface, _SIMPLIFIED)
+    _, nearest = cKDTree(mesh.vertices.cpu().numpy()).query(surface.vertices.cpu().numpy())
+    colors = mesh.colors[torch.as_tensor(nearest, device=mesh.colors.device)]
+    return PaintedMesh(surface.vertices, surface.faces, colors)
+
+
+def known_cameras(mesh: PaintedMesh, size: int) -> Cameras:
+    """The cameras of the renderings that `estimate_cameras` shows the network, from where objects are
+    photographed.
+
+    Args:
+        mesh: The object.
+        size: Side of the images, pixels.
+    """
+    directions = spread_directions(_SPREAD)
+    usual = (directions[:, 2] > _LOWEST) & (directions[:, 2] < _HIGHEST)
+    return cameras_around(directions[usual], *bounding_sphere(mesh.vertices), size=size)
+
+
+def _transferred(raster: RasterBackend, mesh: PaintedMesh, crops: Crops, predict: Predict) -> Cameras:
+    """The full images' cameras in model space, as the network sees them, with one focal length."""
+    rig = known_cameras(mesh, crops.size)
+    shown = render_painted(raster, mesh, rig).color.permute(0, 3, 1, 2)
+    found = predict(torch.cat([shown, crops.images]))
+    count = len(rig)
+    fit = fit_cameras(found[:count], rig)
+    LOGGER.info("%d of %d known cameras were recognised", int(fit.agreeing.sum()), count)
+    # How far the network is off with known focal lengths it will be off with the others.
+    bias = (rig.intrinsics[:, 0, 0] / found.intrinsics[:count, [0, 1], [0, 1]].mean(1)).median()
+    carried = fit.similarity.cameras(found[count:])
+    intrinsics = carried.intrinsics.clone()
+    intrinsics[:, [0, 1], [0, 1]] *= bias
+    return _of_one_focal(uncropped(replace(carried, intrinsics=intrinsics), crops))
+
+
+def _of_one_focal(cameras: Cameras) -> Cameras:
+    """Cameras of the median focal length, so far from the origin that it appears as large as before."""
+    focal = cameras.intrinsics[:, 0, 0]
+    common = focal.median()
+    pose, intrinsics = cameras.camera_to_world.clone(), cameras.intrinsics.clone()
+    pose[:, :3, 3] *= (common / focal)[:, None]
+    intrinsics[:, [0, 1], [0, 1]] = common
+    return replace(cameras, camera_to_world=pose, intrinsics=intrinsics)
+
+
+def _lost_found(raster: RasterBackend, mesh: PaintedMesh, crops: Crops, cameras: Cameras) -> Cameras:
+    """The cameras, those that do not fit replaced by the best that a search finds."""
+    side = _SIDES[0]
+    seen = observed(crops, None, side)
+    cropped = crops.to_crops(cameras)
+    small = cropped.resized(side, side)
+    drawing = Drawing(raster, mesh, seen)
+    iou, _ = drawing.overlap(clip_matrices(small, mesh.vertices))
+    lost = torch.nonzero(iou < _LOST)[:, 0].tolist()
+    if not lost:
+        return cameras
+    LOGGER.info("%d of %d views are looked for from nothing", len(lost), len(cameras))
+    samples, rotations = sample(mesh), spread_rotations(_TRIED).to(raster.device)
+    tiny, coarse = observed(crops, None, _SEARCH_SIDE), cropped.resized(_SEARCH_SIDE, _SEARCH_SIDE)
+    pose = cameras.camera_to_world.clone()
+    for view in lost:
+        here = replace(coarse[[view]], camera_to_world=torch.eye(4, device=raster.device)[None])
+        found = place(samples, here, tiny[[view]], rotations)
+        best = found[found.score.topk(_FOLLOWED).indices].similarities(samples)
+        # Seen from one camera an object of scale s is the object itself s times as near.
+        tried = torch.cat([_before(similarity) for similarity in best] + [pose[[view]]])
+        proposals = replace(
+            small[[view]], camera_to_world=tried, intrinsics=small.intrinsics[[view]].expand(len(tried), 3, 3)
+        )
+        several = Drawing(raster, mesh, seen[[view] * len(tried)])
+        fitted, cost = fit_poses(several, proposals, Schedule(40), lambda: None, focal=False)
+        chosen = int(cost.argmin())
+        LOGGER.info("view %d: off by %.3f, by %.3f as it was", view, float(cost[chosen]), float(cost[-1]))
+        pose[view] = fitted.camera_to_world[chosen]
+    return replace(cameras, camera_to_world=pose)
+
+
+def _before(similarity: Similarity) -> Tensor:
+    """The camera [1, 4, 4] that sees an object as one at the origin sees it after `similarity`."""
+    pose = torch.eye(4, device=similarity.rotation.device)
+    pose[:3, :3] = similarity.rotation.T
+    pose[:3, 3] = -(similarity.rotation.T @ similarity.translation) / similarity.scale
+    return pose[None]
+
+
+def _starts(
+    mesh: PaintedMesh, cameras: Cameras, seen: Observed, up: Tensor | None, device: torch.device
+) -> list[Similarity]:
+    """The best placements of all that are tried, no two of them nearly the same."""
+    zenith = torch.tensor([0.0, 0.0, 1.0])
+    upright = torch.eye(3) if up is None else rotation_between(zenith, F.normalize(up.cpu().float(), dim=0))
+    tilts = [torch.zeros(3)] + [sign * axis for axis in torch.eye(3)[:2] for sign in _TILTS]
+    yaws = turns_about_z(_YAWS)
+    rotations = torch.cat([upright @ rotation_matrix(tilt) @ yaws for tilt in tilts])
+    rotations = torch.cat([rotations, spread_rotations(_ANYHOW)]).to(device)
+    samples = sample(mesh)
+    found = place(samples, cameras, seen, rotations)
+    order = found.score.argsort(descending=True)
+    chosen: list[int] = []
+    for index in order.tolist():
+        if len(chosen) == _STARTS:
+            break
+        relative = found.rotation[chosen].transpose(1, 2) @ found.rotation[index]
+        cosine = (relative.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2
+        if not bool((cosine > math.cos(_DIFFERENT)).any()):
+            chosen.append(index)
+    return found[torch.tensor(chosen, device=device)].similarities(samples)
+
+
+def _judged(
+    raster: RasterBackend, mesh: PaintedMesh, crops: Crops, cameras: Cameras, similarity: Similarity
+) -> Alignment:
+    """The result with its figures; `cameras` are in model space."""
+    side = _SIDES[-1]
+    drawing = Drawing(raster, mesh, observed(crops, None, side))
+    small = crops.to_crops(cameras).resized(side, side)
+    iou, distance = drawing.overlap(clip_matrices(small, mesh.vertices))
+    pixel = distance.new_tensor([window.side / side for window in crops.windows])
+    result = Alignment(similarity, cameras, iou, distance * pixel)
+    LOGGER.info("alignment: %s", {name: round(value, 3) for name, value in result.figures().items()})
+    return result

@@ -1,0 +1,141 @@
+"""How far an object as it is drawn differs from what the views show, at one resolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.geometry.carving import silhouette_distance
+from models.painted import PaintedMesh, draw_painted
+from models.raster import RasterBackend, Topology
+from models.reconviagen.crops import Crops
+from models.render import to_image
+
+_LEVELS = 4  # of the pyramid in which images are compared: the coarsest reaches 2^3 pixels
+_COLOR = 0.3  # weight of colours against coverage
+_DEPTH = 1.0  # weight of the mean depth difference, a share of the object's size, against coverage
+_FARTHEST = 0.1  # share of the object's size beyond which depth is another surface's
+_GAINS = (0.6, 1.6)  # exposures that a drawing may differ by, so that paint and not light is compared
+
+
+@dataclass(frozen=True)
+class Observed:
+    """V views of one size in the renderer's row order (row 0 at the bottom).
+
+    Attributes:
+        image: [V, H, W, 4] sRGB premultiplied by coverage, and coverage.
+        depth: [V, H, W] z-depth, 0 where unknown.
+    """
+
+    image: Tensor
+    depth: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return self.image.shape[1], self.image.shape[2]
+
+    def __getitem__(self, index: list[int]) -> Observed:
+        return Observed(self.image[index], self.depth[index])
+
+
+def observed(crops: Crops, depths: Tensor | None, side: int) -> Observed:
+    """Crops at a smaller size.
+
+    Args:
+        crops: What was cut out of the views.
+        depths: [V, H, W] z-depth of the full images, 0 where unknown; None without any.
+        side: Of the result, pixels.
+    """
+    stack = torch.cat([crops.images * crops.masks[:, None], crops.masks[:, None]], 1)
+    image = to_image(F.interpolate(stack, (side, side), mode="area").permute(0, 2, 3, 1)).contiguous()
+    depth = image.new_zeros(image.shape[:3])
+    if depths is not None:
+        step = torch.arange(side, device=depths.device) + 0.5
+        for index, window in enumerate(crops.windows):
+            row = (window.top + step * window.side / side).floor().long()
+            column = (window.left + step * window.side / side).floor().long()
+            inside = ((row >= 0) & (row < crops.height))[:, None] & (column >= 0) & (column < crops.width)
+            found = depths[index][row.clamp(0, crops.height - 1)][:, column.clamp(0, crops.width - 1)]
+            depth[index] = (found * inside).flip(0) * (image[index, ..., 3] > 0.99)
+    return Observed(image, depth)
+
+
+class Drawing:
+    """Draws an object and holds it against the views.
+
+    Args:
+        raster: The rasterizer; everything is on its device.
+        mesh: The object.
+        views: What it is held against.
+        diameter: Of the object in the views' unit of depth.
+    """
+
+    def __init__(
+        self, raster: RasterBackend, mesh: PaintedMesh, views: Observed, diameter: float = 1.0
+    ) -> None:
+        self.raster, self.mesh, self.views, self._diameter = raster, mesh, views, diameter
+        self._topology: Topology = raster.make_topology(mesh.faces, mesh.vertices.shape[0])
+
+    def draw(self, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Image, depth and coverage as of `models.painted.draw_painted`, of K times V `matrices`."""
+        return draw_painted(self.raster, self.mesh, matrices, self.views.size, self._topology)
+
+    def mismatch(self, matrices: Tensor) -> Tensor:
+        """How far every view is off, [K, V]; 0 is equal, about 1 is nothing alike. Differentiable.
+
+        Coverage is compared in a pyramid of resolutions: only the drawn silhouette's pixels have a
+        gradient, and the coarse levels tell them of what is further away.
+
+        Args:
+            matrices: [K, V, 4, 4] from the object's space to clip space, for K proposals.
+        """
+        count, views = matrices.shape[:2]
+        image, depth, covered = self.draw(matrices.flatten(0, 1))
+        target = self.views.image.repeat(count, 1, 1, 1)
+        gained = torch.cat(
+            [image[..., :3] * _gains(image.detach(), target)[:, None, None], image[..., 3:]], -1
+        )
+        difference = (gained - target).permute(0, 3, 1, 2)
+        weight = difference.new_tensor([_COLOR / 3] * 3 + [1.0])[:, None, None]
+        total = sum(
+            (F.avg_pool2d(difference, 2**level).square() * weight).sum(1).mean((1, 2))
+            for level in range(_LEVELS)
+            if min(self.views.size) >= 2**level
+        )
+        area = target[..., 3].mean((1, 2)).clamp(min=1e-3)
+        return (total / area + _DEPTH * self._depth_error(depth, covered, count)).reshape(count, views)
+
+    def _depth_error(self, depth: Tensor, covered: Tensor, count: int) -> Tensor:
+        """Mean difference of depth where both are known, as a share of the diameter, bounded, [K V]."""
+        known = self.views.depth.repeat(count, 1, 1)
+        both = ((known > 0) & (covered[..., 0] > 0)).to(depth.dtype)
+        off = (depth[..., 0] - known).abs() / self._diameter
+        return (off.clamp(max=_FARTHEST) * both).sum((1, 2)) / both.sum((1, 2)).clamp(min=1)
+
+    @torch.no_grad()
+    def overlap(self, matrices: Tensor) -> tuple[Tensor, Tensor]:
+        """How well silhouettes fit, for `matrices` [V, 4, 4].
+
+        Returns:
+            Intersection over union of the masks [V], and the root mean square distance of the drawn
+            silhouette from the seen one [V], pixels of this resolution.
+        """
+        image, _, _ = self.draw(matrices)
+        drawn, seen = image[..., 3] > 0.5, self.views.image[..., 3] > 0.5
+        iou = (drawn & seen).sum((1, 2)) / (drawn | seen).sum((1, 2)).clamp(min=1)
+        ours, theirs = silhouette_distance(image[..., 3]), silhouette_distance(self.views.image[..., 3])
+        rim = (ours.abs() < 1).to(ours.dtype)
+        square = ((ours - theirs).square() * rim).sum((1, 2)) / rim.sum((1, 2)).clamp(min=1)
+        return iou, square.sqrt()
+
+
+def _gains(image: Tensor, target: Tensor) -> Tensor:
+    """Factors [B, 3] that bring drawn colours [B, H, W, 4] to the seen ones where both are."""
+    both = (image[..., 3:] > 0.5) & (target[..., 3:] > 0.5)
+    ours, theirs = image[..., :3] * both, target[..., :3] * both
+    product, square = (ours * theirs).sum((1, 2)), ours.square().sum((1, 2))
+    return torch.where(square > 1e-6, product / square.clamp(min=1e-6), 1.0).clamp(*_GAINS)

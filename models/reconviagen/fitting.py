@@ -1,0 +1,158 @@
+"""Small moves of cameras or of the object by gradient, until silhouettes, depth and paint fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.geometry.camera import Cameras
+from models.geometry.camera_corrections import CameraCorrections
+from models.geometry.rotation import rigid_about
+from models.geometry.similarity import Similarity
+from models.reconviagen.comparison import Drawing
+
+_RATE = 0.02  # of Adam, radians or shares of the object's size a step, at first,
+_LAST = 0.1  # and at the end as a share of that
+_FOCAL_PRIOR = 0.01  # weight of the focal length's square deviation,
+_FOCAL_SIGMA = 0.1  # in units of its expected logarithm: perspective alone tells it from the distance
+_FRONT = 0.25  # model units: the surface's usual distance before the middle
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One descent.
+
+    Attributes:
+        steps: How many.
+        rate: Of the first one, against the usual rate.
+    """
+
+    steps: int
+    rate: float = 1.0
+
+
+def fit_poses(
+    drawing: Drawing,
+    cameras: Cameras,
+    schedule: Schedule,
+    tick: Callable[[], None],
+    *,
+    focal: bool = True,
+) -> tuple[Cameras, Tensor]:
+    """Move every camera, and change the focal length of all by one factor.
+
+    Args:
+        drawing: The object against the views.
+        cameras: V cameras in the object's space, of the views' size.
+        schedule: Of the descent.
+        tick: Called after every step; what it raises is let through.
+        focal: Whether the focal length may change.
+
+    Returns:
+        The cameras and how far each view is off now, [V].
+    """
+    corrections = CameraCorrections(cameras, front=_FRONT, whole=True)
+    corrections.log_focal.requires_grad_(focal)
+    clip = clip_matrices(cameras, drawing.mesh.vertices)
+
+    def mismatch() -> Tensor:
+        return drawing.mismatch(corrections.matrices(clip)[None])[0]
+
+    def loss() -> Tensor:
+        prior = (corrections.log_focal / _FOCAL_SIGMA).square()
+        return mismatch().sum() + _FOCAL_PRIOR * len(cameras) * prior
+
+    _descend(corrections, loss, schedule, tick)
+    with torch.no_grad():
+        origin = torch.zeros(3, device=clip.device)
+        return corrections.corrected(cameras, origin, 1.0), mismatch()
+
+
+def fit_similarities(
+    drawing: Drawing,
+    cameras: Cameras,
+    starts: list[Similarity],
+    schedule: Schedule,
+    tick: Callable[[], None],
+) -> tuple[list[Similarity], Tensor]:
+    """Move, turn and scale an object before cameras that stay, from several starts at once.
+
+    Args:
+        drawing: The object against the views.
+        cameras: V cameras of the views' size.
+        starts: K maps from the object's space to the cameras' world.
+        schedule: Of the descent.
+        tick: Called after every step; what it raises is let through.
+
+    Returns:
+        K maps and how far each leaves the views off, [K].
+    """
+    placed = _Moves(starts, drawing.mesh.vertices)
+    world = torch.cat([start.points(drawing.mesh.vertices) for start in starts])
+    clip = clip_matrices(cameras, world)
+
+    def mismatch() -> Tensor:
+        return drawing.mismatch(clip @ placed.matrices()[:, None]).mean(1)
+
+    _descend(placed, lambda: mismatch().sum(), schedule, tick)
+    with torch.no_grad():
+        return placed.similarities(), mismatch()
+
+
+def clip_matrices(cameras: Cameras, points: Tensor) -> Tensor:
+    """Matrices [V, 4, 4] to clip space, with room around `points` [N, 3] that may still move."""
+    center = (points.amin(0) + points.amax(0)) / 2
+    distance = torch.linalg.vector_norm(cameras.positions - center, dim=1)
+    radius = float(torch.linalg.vector_norm(points - center, dim=1).max())
+    far = float(distance.max()) + 2 * radius
+    return cameras.clip_from_world(max(float(distance.min()) - 2 * radius, 0.01 * far), far)
+
+
+class _Moves(nn.Module):
+    """Similarities near others: a rigid motion about the object's middle, and a factor on its size."""
+
+    def __init__(self, starts: list[Similarity], vertices: Tensor) -> None:
+        super().__init__()
+        middle = (vertices.amin(0) + vertices.amax(0)) / 2
+        extent = torch.linalg.vector_norm(vertices.amax(0) - vertices.amin(0))
+        self._start = torch.stack([start.matrix() for start in starts])  # [K, 4, 4]
+        self._center = torch.stack([start.points(middle) for start in starts])  # [K, 3]
+        self._size = torch.stack([start.scale for start in starts]) * extent  # [K]
+        self.motion = nn.Parameter(torch.zeros(len(starts), 6, device=vertices.device))
+        self.log_scale = nn.Parameter(torch.zeros(len(starts), device=vertices.device))
+
+    def matrices(self) -> Tensor:
+        """[K, 4, 4] from the object's space to the world."""
+        turn, shift = self.motion.split(3, 1)
+        moved = rigid_about(turn, shift * self._size[:, None], self._center)
+        scale = self.log_scale.exp()[:, None, None]
+        rows = self._start[:, :3] * scale
+        about = self._center[..., None] * (1 - scale)
+        grown = torch.cat([torch.cat([rows[..., :3], rows[..., 3:] + about], 2), self._start[:, 3:]], 1)
+        return moved @ grown
+
+    def similarities(self) -> list[Similarity]:
+        """The same as maps."""
+        found = []
+        for matrix in self.matrices().detach().double():
+            left, values, right = torch.linalg.svd(matrix[:3, :3])
+            found.append(Similarity(values.mean().float(), (left @ right).float(), matrix[:3, 3].float()))
+        return found
+
+
+def _descend(
+    module: nn.Module, loss: Callable[[], Tensor], schedule: Schedule, tick: Callable[[], None]
+) -> None:
+    rate = _RATE * schedule.rate
+    optimizer = torch.optim.Adam(module.parameters(), lr=rate, betas=(0.8, 0.95))
+    for step in range(schedule.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (_LAST + (1 - _LAST) * (1 + math.cos(math.pi * step / schedule.steps)) / 2)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss())
+        optimizer.step()
+        tick()
