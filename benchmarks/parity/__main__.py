@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import torch
 from benchmarks.parity.chain import compare_chain
 from benchmarks.parity.compare import Names, Row, compare_names, compare_values
 from benchmarks.parity.conditions import LatentConditionPair, StructureConditionPair
+from benchmarks.parity.configurations import Size
 from benchmarks.parity.decoders import (
     GaussianDecoderPair,
     MeshDecoderPair,
@@ -32,6 +34,7 @@ from benchmarks.parity.encoders import Dinov2, VggtPair
 from benchmarks.parity.flows import LatentFlowPair, StructureFlowPair
 from benchmarks.parity.pair import Pair
 from benchmarks.parity.samplers import compare_samplers
+from benchmarks.parity.standins import NOT_CALLED
 from benchmarks.parity.surfaces import compare_extraction
 from benchmarks.parity.upstream import Upstream, load_upstream
 
@@ -47,6 +50,13 @@ PAIRS: tuple[type[Pair], ...] = (
     GaussianDecoderPair,
 )
 
+WHOLE: dict[str, Callable[[Upstream, Size], list[Row]]] = {
+    "samplers": compare_samplers,
+    "extraction": compare_extraction,
+    "chain": compare_chain,
+}
+"""What is compared beside the networks."""
+
 
 def main() -> None:
     """Compares what is asked for, prints the tables, and says by the exit code whether all agree."""
@@ -54,16 +64,16 @@ def main() -> None:
     device = torch.device(options.device)
     torch.backends.cudnn.allow_tf32 = False  # float32 is to mean it
     upstream = load_upstream(options.upstream, options.dinov2, device)
-    chosen = [pair for pair in PAIRS if not options.only or pair.name in options.only]
+    chosen = [pair for pair in PAIRS if pair.name in options.only]
     names = [compare_names(pair(upstream, "published")) for pair in chosen]
     rows = []
     for pair in chosen:
         rows += compare_values(pair(upstream, options.size), half=not options.no_half)
         _say(f"{pair.name}: compared")
-    if not options.only:
-        rows += compare_samplers(upstream, options.size)
-        rows += compare_extraction(upstream, options.size)
-        rows += compare_chain(upstream, options.size)
+    for name, compare in WHOLE.items():
+        if name in options.only:
+            rows += compare(upstream, options.size)
+            _say(f"{name}: compared")
     _print(upstream, options, names, rows)
     sys.exit(0 if all(part.passed for part in (*names, *rows)) else 1)
 
@@ -76,9 +86,8 @@ def _arguments() -> Any:
     parser.add_argument("--dinov2", type=Path, required=True, help="checkout of facebookresearch/dinov2")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--size", choices=["mini", "published"], default="mini", help="of the networks")
-    parser.add_argument(
-        "--only", nargs="+", choices=[pair.name for pair in PAIRS], help="these networks alone"
-    )
+    parts = [*(pair.name for pair in PAIRS), *WHOLE]
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="these parts alone")
     parser.add_argument("--no-half", action="store_true", help="float32 alone")
     parser.add_argument("--json", type=Path, help="write everything to this file as well")
     return parser.parse_args()
@@ -89,9 +98,7 @@ def _say(text: str) -> None:
 
 
 def _print(upstream: Upstream, options: Any, names: list[Names], rows: list[Row]) -> None:
-    real = {
-        name: state for name, state in upstream.standins.packages.items() if not state.startswith("absent")
-    }
+    real = {name: state for name, state in upstream.standins.packages.items() if state != NOT_CALLED}
     where = torch.cuda.get_device_name() if upstream.device.type == "cuda" else "CPU"
     print(f"{where}, torch {torch.__version__}, size {options.size}. ", end="")
     print("; ".join(f"{name}: {state}" for name, state in real.items()) + ".\n")

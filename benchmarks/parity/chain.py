@@ -105,7 +105,7 @@ def _differing(ours: Tensor, theirs: Tensor, resolution: int) -> float:
 def _apart(ours: Tensor, theirs: Tensor) -> float:
     """Share of the vertices of either mesh that have no vertex of the other close by."""
     first, second = ours.cpu().numpy(), theirs.cpu().numpy()
-    distances = [cKDTree(a).query(b)[0] for a, b in ((first, second), (second, first))]
+    distances = [cKDTree(a).query(b, workers=-1)[0] for a, b in ((first, second), (second, first))]
     return float(np.mean(np.concatenate(distances) > CLOSE))
 
 

@@ -16,16 +16,20 @@ CORNERS = [(x, y, z) for z, y, x in product((0, 1), repeat=3)]  # of a cube, in 
 CHANNELS = 8 + 8 * 3 + 21 + 8 * 6  # distance, displacement, weights, colour and normal
 
 
+def shell_distances(coords: Tensor, resolution: int) -> Tensor:
+    """Distances [K, 8] of the corners of cubes [K, 3] from a bumpy sphere, negative inside, model units."""
+    corners = coords[:, None] + coords.new_tensor(CORNERS)
+    return bumpy_distance(corners / resolution - 0.5).float()
+
+
 def shell_cubes(coords: Tensor, resolution: int) -> Tensor:
     """Features [K, 101] of cubes [K, 3], as a mesh decoder's last layer gives them.
 
-    The distance at the corners is a bumpy sphere's; displacements, weights and colours are random.
+    The distances at the corners are a bumpy sphere's; displacements, weights and colours are random.
     """
-    corners = coords[:, None] + coords.new_tensor(CORNERS)  # [K, 8, 3]
-    distance = bumpy_distance(corners / resolution - 0.5)
     generator = torch.Generator().manual_seed(0)
     rest = torch.randn(len(coords), CHANNELS - 8, generator=generator).to(coords.device)
-    return torch.cat([distance.float(), 0.5 * rest], dim=1)
+    return torch.cat([shell_distances(coords, resolution), 0.5 * rest], dim=1)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benchmarks.parity.pair import SPECIAL, Outputs, Pair, autocast
 from models.reconviagen.camera_head import CameraHeadConfig
 from models.reconviagen.dense_head import DenseHeadConfig
-from models.reconviagen.renaming import VGGT, Renaming
+from models.reconviagen.renaming import Renaming, of_vggt
 from models.reconviagen.vggt import Vggt, VggtConfig, VggtFeatures
 from models.reconviagen.vit import IGNORED_PREFIXES, VisionTransformer, VitConfig
 
@@ -75,7 +75,7 @@ class VggtPair(Pair):
 
     name = "vggt"
     half = torch.bfloat16
-    renaming = VGGT
+    renaming = of_vggt(VggtConfig(with_depth=True))
 
     def theirs(self, *, half: bool) -> nn.Module:
         args, dim = self.args, 2 * self.args["embed_dim"]

@@ -112,6 +112,10 @@ class UpstreamPipeline:
         ).samples
         return latent
 
+    def latent(self, conditions: Conditions, coords: Tensor) -> Any:
+        """Samples the structured latent of voxels [N, 3], in upstream's sparse tensor."""
+        return self.pipeline.sample_slat(conditions.latent, nn.functional.pad(coords, (1, 0)))
+
     def run(self, images: Tensor, seed: int) -> tuple[dict[str, Any], Tensor]:
         """Upstream's own `run`: what was decoded, and the voxels [N, 3]."""
         decoded, coords, _ = self.pipeline.run(images, seed=seed, formats=["mesh", "gaussian"])

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-# Imported by upstream's modules, called by none of those that run here.
 UNUSED = (
     "dreamsim",
     "einops",
@@ -28,7 +27,11 @@ UNUSED = (
     "torchvision",
     "transformers",
     "utils3d",
+    "xatlas",
 )
+"""Imported by upstream's modules, called by none of those that run here: left out even where installed."""
+
+NOT_CALLED = "not called"
 
 
 class EasyDict(dict):
@@ -50,10 +53,10 @@ class EasyDict(dict):
 
 
 class Absent:
-    """A name of a package that is not installed: may be imported, not called."""
+    """A name of a package that is left out: may be imported, not called."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
-        raise NotImplementedError(f"{type(self).__module__} is not installed")
+        raise NotImplementedError(f"{type(self).__module__} is left out")
 
 
 class _AbsentModule(ModuleType):
@@ -66,7 +69,7 @@ class _AbsentModule(ModuleType):
 
 
 class _AbsentFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds every module of packages that are not installed."""
+    """Finds every module of packages that are left out, empty."""
 
     def __init__(self, packages: set[str]) -> None:
         self.packages = packages
@@ -96,7 +99,7 @@ class StandIns:
 
     def __init__(self, *, cuda: bool) -> None:
         self.packages = {}
-        """For every package that may be missing: real with its version, stand-in, or absent."""
+        """For every package in question: real with its version, stand-in, or not called."""
         self._modules: dict[str, ModuleType] = {}
         for name, build in USED.items():
             if _installed(name) and (cuda or name != "xformers"):
@@ -104,16 +107,15 @@ class StandIns:
             else:
                 self.packages[name] = "stand-in"
                 self._modules |= build()
-        missing = [name for name in UNUSED if not _installed(name)]
-        self.packages |= dict.fromkeys(missing, "absent, not called")
-        self._finder = _AbsentFinder(set(missing))
+        self.packages |= dict.fromkeys(UNUSED, NOT_CALLED)
+        self._finder = _AbsentFinder(set(UNUSED))
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Within it, `import` finds the stand-ins."""
         covered = {name: sys.modules.pop(name) for name in list(sys.modules) if self._covers(name)}
         sys.modules.update(self._modules)
-        sys.meta_path.append(self._finder)
+        sys.meta_path.insert(0, self._finder)
         try:
             yield
         finally:

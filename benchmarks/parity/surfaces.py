@@ -41,7 +41,7 @@ def compare_extraction(upstream: Upstream, size: Size) -> list[Row]:
 
 def partners(ours: Tensor, theirs: Tensor) -> tuple[float, Tensor]:
     """How far upstream's vertices [N, 3] are at most from the nearest of ours, and which these are, [N]."""
-    distance, index = cKDTree(ours.cpu().numpy()).query(theirs.cpu().numpy())
+    distance, index = cKDTree(ours.cpu().numpy()).query(theirs.cpu().numpy(), workers=-1)
     return float(distance.max()), torch.from_numpy(index).to(ours.device)
 
 
