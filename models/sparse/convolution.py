@@ -7,9 +7,8 @@ Submanifold sparse convolution, Graham et al., CVPR 2018. Weights are [Cout, k, 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import math
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import product
 from typing import Any
 
@@ -93,7 +92,7 @@ def submanifold_convolution(features: Tensor, grid: SparseGrid, weight: Tensor, 
     if weight.shape[1] == 1:
         return _pointwise(features, weight, bias)
     differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in (features, weight, bias))
-    if features.is_cuda and not differentiated and _spconv_is_installed():
+    if features.is_cuda and not differentiated and _spconv_runs(features.device, features.dtype):
         return _with_spconv(features, grid, weight, bias)
     return _gathered_product(features, grid.neighbors(), weight.flatten(1), bias)
 
@@ -203,9 +202,20 @@ def _parents_around(child: int) -> list[int]:
     return [9 * (side[0] + a) + 3 * (side[1] + b) + side[2] + c for a, b, c in product((0, 1), repeat=3)]
 
 
-@lru_cache(maxsize=1)
-def _spconv_is_installed() -> bool:
-    return importlib.util.find_spec("spconv") is not None
+@cache
+def _spconv_runs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether spconv convolves there: it may be absent, or built for another torch, CUDA or GPU."""
+    if dtype not in (torch.float16, torch.float32):
+        return False
+    grid = SparseGrid(torch.zeros(1, 3, dtype=torch.int32, device=device), 1)
+    features, bias = (torch.zeros(size, dtype=dtype, device=device) for size in ((1, 1, 16), (16,)))
+    weight = torch.zeros(16, 3, 3, 3, 16, dtype=dtype, device=device)
+    try:
+        with torch.no_grad():
+            _with_spconv(features, grid, weight, bias)
+    except (ImportError, RuntimeError, AssertionError):
+        return False
+    return True
 
 
 @lru_cache(maxsize=32)

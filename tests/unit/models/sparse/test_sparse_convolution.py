@@ -94,7 +94,7 @@ def test_other_kernel_sizes_are_refused():
 def test_half_precision_on_a_gpu_is_near_float32_with_and_without_spconv(spconv, monkeypatch):
     if spconv:
         pytest.importorskip("spconv")
-    monkeypatch.setattr(convolution, "_spconv_is_installed", lambda: spconv)
+    monkeypatch.setattr(convolution, "_spconv_runs", lambda device, dtype: spconv)
     grid = random_grid(20)
     layer = SparseConv3d(64, 32)
     features = torch.randn(2, len(grid), 64)
