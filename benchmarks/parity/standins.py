@@ -91,7 +91,8 @@ class _AbsentFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 class StandIns:
     """Modules in place of missing packages, for upstream's code alone: ours chooses by what is installed.
 
-    Real packages are taken if installed; but on the CPU xformers has no operators, and its stand-in serves.
+    Real packages are taken if installed; but on the CPU xformers has no operators and spconv none for inference,
+    and the stand-ins serve.
 
     Args:
         cuda: Whether upstream runs on CUDA.
@@ -102,7 +103,7 @@ class StandIns:
         """For every package in question: real with its version, stand-in, or not called."""
         self._modules: dict[str, ModuleType] = {}
         for name, build in USED.items():
-            if _installed(name) and (cuda or name != "xformers"):
+            if _installed(name) and (cuda or name == "easydict"):
                 self.packages[name] = f"real, {_version(name)}"
             else:
                 self.packages[name] = "stand-in"
