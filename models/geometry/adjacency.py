@@ -40,8 +40,21 @@ def edge_keys(edges: NDArray[np.int64], vertices: int) -> NDArray[np.int64]:
     return keys
 
 
+def first_of_each(label: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Index of the first thing with each label, for labels that are 0 to some number without gaps.
+
+    Unlike `np.unique` it sorts nothing.
+    """
+    first = np.empty(int(label.max(initial=-1)) + 1, np.int64)
+    first[label[::-1]] = np.arange(len(label) - 1, -1, -1)
+    return first
+
+
 def components(first: NDArray[np.int64], second: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Label [count] of the connected component of each of `count` things, joined in pairs."""
+    """Label [count] of the connected component of each of `count` things, joined in pairs.
+
+    Labels are 0 to the number of components less one.
+    """
     graph = coo_matrix((np.ones(len(first), bool), (first, second)), shape=(count, count))
     label: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
     return label

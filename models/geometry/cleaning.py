@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.geometry.adjacency import components, edge_keys
+from models.geometry.adjacency import components, edge_keys, first_of_each
 from models.geometry.compaction import compacted
 from models.geometry.mesh import Mesh
 from models.geometry.topology import corner_fans
@@ -17,11 +17,10 @@ from models.geometry.topology import corner_fans
 LOGGER = logging.getLogger(__name__)
 
 _SMALLEST_SHARE = 0.02  # of the largest component's area
-_LARGEST_HOLE = 24  # edges; a wider hole is where nothing was seen, and a lid over it would be made up
 _WITNESSES = 32  # vertices of a component that are asked whether they are inside another
 
 
-def clean(mesh: Mesh, eyes: Tensor) -> Mesh:
+def clean(mesh: Mesh, eyes: Tensor, *, largest_hole: int = 24) -> Mesh:
     """Make an extracted surface one that a user wants.
 
     In this order: degenerate and doubled faces go; a vertex or edge where sheets touch is cut apart;
@@ -31,6 +30,8 @@ def clean(mesh: Mesh, eyes: Tensor) -> Mesh:
     Args:
         mesh: Any triangle mesh with at least one proper face.
         eyes: [V, 3] positions of the cameras.
+        largest_hole: Edges round a hole that is closed. In what was measured a wider hole is where nothing
+            was seen, and a lid over it would be made up; what was generated is made up anyway.
 
     Returns:
         A mesh on the same device whose edges have two faces at most and whose vertices one fan of faces.
@@ -39,7 +40,7 @@ def clean(mesh: Mesh, eyes: Tensor) -> Mesh:
     surface = _cut_apart(_Surface(mesh.vertices.detach().cpu().double().numpy(), faces))
     surface = _without_floaters(surface)
     surface = _without_inner(surface, eyes.detach().cpu().double().numpy())
-    whole = _closed(surface)
+    whole = _closed(surface, largest_hole)
     return compacted(whole.vertices, whole.faces, mesh)
 
 
@@ -54,7 +55,8 @@ class _Surface:
         """Label [F]: faces hang together by vertices."""
         start, end = self.faces[:, :2].ravel(), self.faces[:, 1:].ravel()
         label = components(start, end, len(self.vertices))[self.faces[:, 0]]
-        return np.unique(label, return_inverse=True)[1]
+        rank: NDArray[np.int64] = np.cumsum(np.bincount(label) > 0) - 1
+        return rank[label]
 
     def kept(self, keep: NDArray[np.bool_]) -> _Surface:
         """The same without some of its faces [F]."""
@@ -81,12 +83,12 @@ def _distinct_faces(faces: NDArray[np.int64]) -> NDArray[np.int64]:
 def _cut_apart(surface: _Surface) -> _Surface:
     """Give each fan of faces around a vertex a vertex of its own; fans end at crowded edges."""
     fan = corner_fans(surface.faces, regular_only=True)
-    labels, first, faces = np.unique(fan, return_index=True, return_inverse=True)
-    if len(labels) == len(np.unique(surface.faces)):
+    owner = surface.faces.ravel()[first_of_each(fan)]
+    before = int(np.count_nonzero(np.bincount(surface.faces.ravel())))
+    if len(owner) == before:
         return surface
-    owner = surface.faces.ravel()[first]
-    LOGGER.warning("%d vertices were split where the surface touches itself", len(labels) - len(set(owner)))
-    return _Surface(surface.vertices[owner], faces.reshape(-1, 3))
+    LOGGER.warning("%d vertices were split where the surface touches itself", len(owner) - before)
+    return _Surface(surface.vertices[owner], fan.reshape(-1, 3))
 
 
 def _without_floaters(surface: _Surface) -> _Surface:
@@ -154,7 +156,7 @@ def _inside(corners: NDArray[np.float64], points: NDArray[np.float64]) -> NDArra
     return found
 
 
-def _closed(surface: _Surface) -> _Surface:
+def _closed(surface: _Surface, largest_hole: int) -> _Surface:
     """Close small holes, each by a fan about the middle of its rim."""
     rim = _boundary(surface.faces)
     if not len(rim):
@@ -163,7 +165,7 @@ def _closed(surface: _Surface) -> _Surface:
         1
     ]
     edges = np.bincount(loop)
-    small = (edges >= 3) & (edges <= _LARGEST_HOLE)
+    small = (edges >= 3) & (edges <= largest_hole)
     lid = np.cumsum(small) - 1  # the number of a small hole's new vertex
     middle = np.stack([np.bincount(loop, axis) for axis in surface.vertices[rim[:, 0]].T], 1) / edges[:, None]
     filled = small[loop]

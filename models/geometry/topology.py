@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.geometry.adjacency import components, edge_keys, face_pairs
+from models.geometry.adjacency import components, edge_keys, face_pairs, first_of_each
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ def describe(faces: NDArray[np.int64]) -> Topology:
     _, uses = np.unique(edge_keys(np.sort(directed, axis=1), vertices), return_counts=True)
     _, runs = np.unique(edge_keys(directed, vertices), return_counts=True)
     pairs = face_pairs(faces)
-    used = np.unique(faces)
+    used = int(np.count_nonzero(np.bincount(faces.ravel())))
     return Topology(
         components=int(components(pairs.first, pairs.second, len(faces)).max(initial=-1)) + 1,
         boundary_edges=int((uses == 1).sum()),
         crowded_edges=int((uses > 2).sum()),
         twisted_edges=int((runs > 1).sum()),
         pinched_vertices=int((_fans(faces, vertices) > 1).sum()),
-        euler=len(used) - len(uses) + len(faces),
+        euler=used - len(uses) + len(faces),
     )
 
 
@@ -100,5 +100,5 @@ def corner_fans(faces: NDArray[np.int64], *, regular_only: bool = False) -> NDAr
 
 def _fans(faces: NDArray[np.int64], vertices: int) -> NDArray[np.int64]:
     """Number of fans of faces around each vertex [vertices]."""
-    _, corner = np.unique(corner_fans(faces), return_index=True)
+    corner = first_of_each(corner_fans(faces))
     return np.bincount(faces.ravel()[corner], minlength=vertices)

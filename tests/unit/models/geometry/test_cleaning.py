@@ -127,3 +127,11 @@ def test_eighty_thousand_triangles_take_a_fraction_of_a_second() -> None:
     result = clean(large, FAR)
     assert time.process_time() - start < 3  # about 0.4 s on one core; room for a loaded machine
     assert kept_faces(result) == 81920
+
+
+def test_of_generated_surfaces_wide_holes_are_closed_too() -> None:
+    shape = sphere(subdivisions=5)
+    open_ = shape.triangles_center[:, 2] < 0.7
+    whole = mesh(trimesh.Trimesh(shape.vertices, shape.faces[open_], process=False))
+    assert not describe(clean(whole, FAR).faces.long().numpy()).closed
+    assert describe(clean(whole, FAR, largest_hole=250).faces.long().numpy()).genus == 0
