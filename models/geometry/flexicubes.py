@@ -20,6 +20,9 @@ WEIGHTS_PER_CUBE = 21
 _EDGE_AT = {(edge // 4, int(low)): edge for edge, (low, _) in enumerate(EDGES)}
 """Number of a cube's edge by its axis and its lower corner."""
 
+_AROUND = ((-1, -1), (0, -1), (0, 0), (-1, 0))
+"""Offsets of the four cubes around a grid edge, counter-clockwise seen along -axis."""
+
 _ALPHA_BETA_RANGE = 0.99  # weights stay in (0.01, 1.99): positive, so that crossings stay on their edges
 
 
@@ -247,7 +250,8 @@ class FlexiCubes:
             is_cut = vertex_of_edge[:, _EDGE_AT[axis, 0]] >= 0
             rows = torch.nonzero(is_cut & (place[:, u] > 0) & (place[:, v] > 0)).squeeze(1)
             corners = []
-            for du, dv in ((-1, -1), (0, -1), (0, 0), (-1, 0)):  # counter-clockwise seen along -axis
+            # Where it begins decides how a quad is split whose diagonals weigh the same.
+            for du, dv in _AROUND if axis == 1 else (*_AROUND[1:], _AROUND[0]):
                 cube = cut.number[rows] + du * self._cube_stride[u] + dv * self._cube_stride[v]
                 local = (-du << u) + (-dv << v)  # the edge's lower corner as that cube numbers it
                 corners.append(vertex_of_edge[row_of_cube[cube].long(), _EDGE_AT[axis, local]])
