@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from models.base import Callback
 from models.geometry.camera import Cameras
-from models.geometry.decimation import decimate
+from models.geometry.clustering import clustered
 from models.geometry.rigs import bounding_sphere, cameras_around, spread_directions
 from models.geometry.rotation import rotation_between, rotation_matrix
 from models.geometry.similarity import Similarity
@@ -34,13 +33,14 @@ LOGGER = logging.getLogger(__name__)
 Predict = Callable[[Tensor], Cameras]
 """From images [M, 3, S, S], sRGB in [0, 1] on black, to their cameras in any one world: VGGT."""
 
-_DETAILED = 30_000  # a mesh of more triangles
-_SIMPLIFIED = 12_000  # is aligned by one of so many: a triangle is then smaller than two pixels
+_DETAILED = 60_000  # a mesh of more triangles
+_CELLS = 64  # is aligned by what is left of it in so many cells a side: a few pixels where it is looked at
 _SPREAD = 26  # directions all round, of which those of usual elevations are rendered: 16
 _LOWEST, _HIGHEST = -0.35, 0.85  # sines of these
 _SEARCH_SIDE = 32  # pixels at which placements are tried
 _SIDES = (64, 128, 256)  # pixels of the descents
-_LOST = 0.6  # a view whose mask overlaps less than this is looked for from nothing
+_LOST = 0.6  # a view whose mask overlaps less than this,
+_ODD = 2.0  # or which is off by more than this times as much as usual, is looked for from nothing
 _TRIED = 700  # rotations for such a view,
 _FOLLOWED = 6  # of which the best so many are followed
 _YAWS = 36
@@ -153,13 +153,14 @@ def estimate_cameras(
     tick = _Ticks(callback, sum(steps) + 2)
     cameras = _transferred(raster, mesh, crops, predict)
     tick()
-    cameras = _lost_found(raster, mesh, crops, cameras)
-    tick()
     for level, side in enumerate(_SIDES):
         drawing = Drawing(raster, mesh, observed(crops, None, side))
         schedule = Schedule(steps[level], 0.5**level)
-        fitted, _ = fit_poses(drawing, crops.to_crops(cameras).resized(side, side), schedule, tick)
+        fitted, cost = fit_poses(drawing, crops.to_crops(cameras).resized(side, side), schedule, tick)
         cameras = crops.to_full(fitted.resized(crops.size, crops.size))
+        if level == 0:
+            cameras = _lost_found(drawing, crops, cameras, cost)
+            tick()
     return _judged(raster, mesh, crops, cameras, Similarity.identity(raster.device))
 
 
@@ -176,13 +177,12 @@ class _Ticks:
 
 
 def _simplified(mesh: PaintedMesh) -> PaintedMesh:
-    """The mesh with so few triangles that it is drawn fast; colours are those of the nearest vertices."""
+    """The mesh with so few triangles that many views of it are drawn fast."""
     if len(mesh.faces) <= _DETAILED:
         return mesh
-    surface = decimate(mesh.surface, _SIMPLIFIED)
-    _, nearest = cKDTree(mesh.vertices.cpu().numpy()).query(surface.vertices.cpu().numpy())
-    colors = mesh.colors[torch.as_tensor(nearest, device=mesh.colors.device)]
-    return PaintedMesh(surface.vertices, surface.faces, colors)
+    merged, faces = clustered(torch.cat([mesh.vertices, mesh.colors], 1), mesh.faces, _CELLS)
+    vertices, colors = merged.split(3, 1)
+    return PaintedMesh(vertices.contiguous(), faces, colors.contiguous())
 
 
 def known_cameras(mesh: PaintedMesh, size: int) -> Cameras:
@@ -207,7 +207,7 @@ def _transferred(raster: RasterBackend, mesh: PaintedMesh, crops: Crops, predict
     fit = fit_cameras(found[:count], rig)
     LOGGER.info("%d of %d known cameras were recognised", int(fit.agreeing.sum()), count)
     # How far the network is off with known focal lengths it will be off with the others.
-    bias = (rig.intrinsics[:, 0, 0] / found.intrinsics[:count, [0, 1], [0, 1]].mean(1)).median()
+    bias = (rig.intrinsics[:, 0, 0] / found.intrinsics[:count, [0, 1], [0, 1]].mean(1)).quantile(0.5)
     carried = fit.similarity.cameras(found[count:])
     intrinsics = carried.intrinsics.clone()
     intrinsics[:, [0, 1], [0, 1]] *= bias
@@ -217,30 +217,36 @@ def _transferred(raster: RasterBackend, mesh: PaintedMesh, crops: Crops, predict
 def _of_one_focal(cameras: Cameras) -> Cameras:
     """Cameras of the median focal length, so far from the origin that it appears as large as before."""
     focal = cameras.intrinsics[:, 0, 0]
-    common = focal.median()
+    common = focal.quantile(0.5)
     pose, intrinsics = cameras.camera_to_world.clone(), cameras.intrinsics.clone()
     pose[:, :3, 3] *= (common / focal)[:, None]
     intrinsics[:, [0, 1], [0, 1]] = common
     return replace(cameras, camera_to_world=pose, intrinsics=intrinsics)
 
 
-def _lost_found(raster: RasterBackend, mesh: PaintedMesh, crops: Crops, cameras: Cameras) -> Cameras:
-    """The cameras, those that do not fit replaced by the best that a search finds."""
-    side = _SIDES[0]
-    seen = observed(crops, None, side)
+def _lost_found(drawing: Drawing, crops: Crops, cameras: Cameras, cost: Tensor) -> Cameras:
+    """The cameras, those that do not fit replaced by the best that a search finds.
+
+    Args:
+        drawing: The object against the views.
+        crops: The views.
+        cameras: Of the full images, in model space.
+        cost: [V] how far each view is off.
+    """
+    mesh, side = drawing.mesh, drawing.views.size[0]
     cropped = crops.to_crops(cameras)
     small = cropped.resized(side, side)
-    drawing = Drawing(raster, mesh, seen)
     iou, _ = drawing.overlap(clip_matrices(small, mesh.vertices))
-    lost = torch.nonzero(iou < _LOST)[:, 0].tolist()
+    lost = torch.nonzero((iou < _LOST) | (cost > _ODD * cost.quantile(0.5)))[:, 0].tolist()
     if not lost:
         return cameras
     LOGGER.info("%d of %d views are looked for from nothing", len(lost), len(cameras))
-    samples, rotations = sample(mesh), spread_rotations(_TRIED).to(raster.device)
+    device = mesh.vertices.device
+    samples, rotations = sample(mesh), spread_rotations(_TRIED).to(device)
     tiny, coarse = observed(crops, None, _SEARCH_SIDE), cropped.resized(_SEARCH_SIDE, _SEARCH_SIDE)
     pose = cameras.camera_to_world.clone()
     for view in lost:
-        here = replace(coarse[[view]], camera_to_world=torch.eye(4, device=raster.device)[None])
+        here = replace(coarse[[view]], camera_to_world=torch.eye(4, device=device)[None])
         found = place(samples, here, tiny[[view]], rotations)
         best = found[found.score.topk(_FOLLOWED).indices].similarities(samples)
         # Seen from one camera an object of scale s is the object itself s times as near.
@@ -248,7 +254,7 @@ def _lost_found(raster: RasterBackend, mesh: PaintedMesh, crops: Crops, cameras:
         proposals = replace(
             small[[view]], camera_to_world=tried, intrinsics=small.intrinsics[[view]].expand(len(tried), 3, 3)
         )
-        several = Drawing(raster, mesh, seen[[view] * len(tried)])
+        several = Drawing(drawing.raster, mesh, drawing.views[[view] * len(tried)])
         fitted, cost = fit_poses(several, proposals, Schedule(40), lambda: None, focal=False)
         chosen = int(cost.argmin())
         LOGGER.info("view %d: off by %.3f, by %.3f as it was", view, float(cost[chosen]), float(cost[-1]))

@@ -18,6 +18,7 @@ _LEVELS = 4  # of the pyramid in which images are compared: the coarsest reaches
 _COLOR = 0.3  # weight of colours against coverage
 _DEPTH = 1.0  # weight of the mean depth difference, a share of the object's size, against coverage
 _FARTHEST = 0.1  # share of the object's size beyond which depth is another surface's
+_ELSEWHERE = 5.0  # pixels beyond which a silhouette is another one: the rim of a hole that has just opened
 _GAINS = (0.6, 1.6)  # exposures that a drawing may differ by, so that paint and not light is compared
 
 
@@ -122,14 +123,16 @@ class Drawing:
 
         Returns:
             Intersection over union of the masks [V], and the root mean square distance of the drawn
-            silhouette from the seen one [V], pixels of this resolution.
+            silhouette from the seen one [V], pixels of this resolution, each at most 5.
         """
         image, _, _ = self.draw(matrices)
         drawn, seen = image[..., 3] > 0.5, self.views.image[..., 3] > 0.5
         iou = (drawn & seen).sum((1, 2)) / (drawn | seen).sum((1, 2)).clamp(min=1)
         ours, theirs = silhouette_distance(image[..., 3]), silhouette_distance(self.views.image[..., 3])
         rim = (ours.abs() < 1).to(ours.dtype)
-        square = ((ours - theirs).square() * rim).sum((1, 2)) / rim.sum((1, 2)).clamp(min=1)
+        square = ((ours - theirs).clamp(-_ELSEWHERE, _ELSEWHERE).square() * rim).sum((1, 2)) / rim.sum(
+            (1, 2)
+        ).clamp(min=1)
         return iou, square.sqrt()
 
 
