@@ -10,8 +10,8 @@ from torch import Tensor
 
 from models.geometry.adjacency import components
 from models.geometry.mesh import Mesh, face_edges
+from models.geometry.visibility import seen_faces
 from models.raster import RasterBackend
-from models.render import clip_positions
 
 
 @torch.no_grad()
@@ -24,13 +24,9 @@ def seen_vertices(raster: RasterBackend, mesh: Mesh, matrices: Tensor, size: tup
         matrices: [V, 4, 4] of the views, to clip space.
         size: Height and width, samples.
     """
-    seen = torch.zeros(mesh.faces.shape[0] + 1, dtype=torch.bool, device=mesh.faces.device)
-    for matrix in matrices:  # one at a time: there may be hundreds
-        position = clip_positions(mesh.vertices, matrix[None]).contiguous()
-        rast, _ = raster.rasterize(position, mesh.faces, size)
-        seen[rast[..., 3].long().reshape(-1)] = True
+    seen = seen_faces(raster, mesh, matrices, size)
     found = torch.zeros(mesh.vertices.shape[0], dtype=torch.bool, device=mesh.faces.device)
-    found[mesh.faces[seen[1:]].long().reshape(-1)] = True
+    found[mesh.faces[seen].long().reshape(-1)] = True
     return found
 
 
