@@ -203,7 +203,7 @@ class Theirs(Side):
             for part, kind in PARTS.items():
                 with upstream.device:
                     network = kind(upstream, size).theirs(half=self.half).eval().requires_grad_(False)
-                randomize(network)
+                randomize(network.to(upstream.device))
                 self.networks[part] = network
             self.pipeline = UpstreamPipeline(upstream, self.networks, self.configurations)
         self.force_distances(self.networks[Part.MESH_DECODER])

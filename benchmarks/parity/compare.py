@@ -98,7 +98,7 @@ def compare_values(pair: Pair, *, half: bool) -> list[Row]:
     rows = _rows(pair, "float32", pair.run_ours(ours, inputs), exact, None)
     if half:
         with device, pair.upstream.running():
-            rounded = pair.theirs(half=True).eval()
+            rounded = pair.theirs(half=True).eval().to(device)
         rounded.load_state_dict(theirs.state_dict())
         del theirs
         with pair.upstream.running():
@@ -110,8 +110,8 @@ def compare_values(pair: Pair, *, half: bool) -> list[Row]:
 def build_both(pair: Pair) -> tuple[nn.Module, nn.Module]:
     """Upstream's module and ours in float32, on torch's default device."""
     with pair.upstream.running():
-        theirs = pair.theirs(half=False).eval()
-    return theirs, pair.ours().eval()
+        theirs = pair.theirs(half=False).eval()  # some of its buffers do not heed the default device
+    return theirs.to(torch.get_default_device()), pair.ours().eval()
 
 
 class _RealNumbers(TorchFunctionMode):

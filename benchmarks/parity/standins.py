@@ -91,8 +91,8 @@ class _AbsentFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 class StandIns:
     """Modules in place of missing packages, for upstream's code alone: ours chooses by what is installed.
 
-    Real packages are taken if installed; but on the CPU, for which xformers has no operators and spconv none of
-    inference, the stand-ins serve.
+    Real packages are taken if installed; but xformers has no operators for the CPU, and spconv none of
+    inference, so there the stand-ins serve.
 
     Args:
         cuda: Whether upstream runs on CUDA.
