@@ -17,7 +17,7 @@ LOGGER = logging.getLogger(__name__)
 
 _DIRECTIONS = 48
 _SIZE = 512  # pixels
-_SEEN = 0.05  # share of its area from which on a component counts as seen
+_SEEN = 0.05  # of the directions from which the best seen component is seen: fewer is hidden
 
 
 @torch.no_grad()
@@ -40,10 +40,10 @@ def seen_faces(raster: RasterBackend, mesh: Mesh, matrices: Tensor, size: tuple[
 
 @torch.no_grad()
 def without_hidden(raster: RasterBackend, mesh: Mesh) -> Mesh:
-    """Drop the components that no view from outside sees, such as the inner shell of a hollow surface.
+    """Drop the components that hardly any view from outside sees, such as an inner shell.
 
-    Unlike `models.geometry.cleaning.clean` it does not ask whether the surface around them is closed: what
-    shows through a small hole from few directions only is hidden too.
+    Unlike `models.geometry.cleaning.clean` it does not ask whether the surface around them is closed: views
+    from all round vote, and what few of them see, through a small hole, is hidden.
 
     Args:
         raster: The rasterizer; the mesh is on its device.
@@ -58,11 +58,15 @@ def without_hidden(raster: RasterBackend, mesh: Mesh) -> Mesh:
     if int(component.max()) == int(component.min()):
         return mesh
     area = torch.linalg.vector_norm(face_normals(mesh.vertices, mesh.faces), dim=1)
+    votes = sum(
+        seen_faces(raster, mesh, matrix[None], (_SIZE, _SIZE)).to(area.dtype) for matrix in _outside(mesh)
+    )
     total, seen = (
         area.new_zeros(int(component.max()) + 1).index_add_(0, component, part)
-        for part in (area, area * seen_faces(raster, mesh, _outside(mesh), (_SIZE, _SIZE)))
+        for part in (area, area * votes)
     )
-    visible = (seen > _SEEN * total)[component]
+    share = seen / total.clamp(min=1e-30)
+    visible = (share > _SEEN * share.max())[component]
     LOGGER.info("%d of %d faces cannot be seen from outside", int((~visible).sum()), len(faces))
     used, compact = torch.unique(mesh.faces[visible].long(), return_inverse=True)
     return Mesh(mesh.vertices[used], compact.to(torch.int32))
