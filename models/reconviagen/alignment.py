@@ -27,6 +27,7 @@ from models.reconviagen.comparison import Drawing, Observed, observed
 from models.reconviagen.crops import Crops
 from models.reconviagen.fitting import Schedule, clip_matrices, fit_poses, fit_similarities
 from models.reconviagen.placement import place, sample, spread_rotations, turns_about_z
+from schemas.errors import ModelError
 
 LOGGER = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ _YAWS = 36
 _TILTS = (-0.4, 0.4)  # radians, about x and about y
 _ANYHOW = 200  # rotations of every kind, for an object whose up is not the world's
 _STARTS = 8  # placements that are followed
+_SIMILAR = 2.0  # estimated cameras that make the object larger or smaller by this factor are wrong
 _DIFFERENT = math.radians(15.0)  # placements are different that are turned by more than this
 _SURVIVORS = (3, 1)  # of them after the first and the second descent
 _MESSAGE = "alignment"
@@ -110,8 +112,7 @@ def align_to_cameras(
     seen = [observed(crops, depths, side) for side in (_SEARCH_SIDE, *_SIDES)]
     cropped = crops.to_crops(cameras)
     starts = _starts(mesh, cropped.resized(_SEARCH_SIDE, _SEARCH_SIDE), seen[0], up, raster.device)
-    if guess is not None:
-        starts.append(fit_cameras(guess.cameras, cameras).similarity)
+    starts += _guessed(guess, cameras)
     tick()
     extent = float(torch.linalg.vector_norm(mesh.vertices.amax(0) - mesh.vertices.amin(0)))
     diameter = float(torch.stack([start.scale for start in starts]).median()) * extent
@@ -292,6 +293,24 @@ def _starts(
         if not bool((cosine > math.cos(_DIFFERENT)).any()):
             chosen.append(index)
     return found[torch.tensor(chosen, device=device)].similarities(samples)
+
+
+def _guessed(guess: Alignment | None, cameras: Cameras) -> list[Similarity]:
+    """The placement by estimated cameras, if they say anything."""
+    if guess is None:
+        return []
+    try:
+        return [fit_cameras(guess.cameras, cameras).similarity]
+    except ModelError as error:
+        LOGGER.info("no placement by the estimated cameras: %s", error.message)
+        return []
+
+
+def _near(told: Similarity, found: Similarity, diameter: float) -> bool:
+    """Whether two placements are of about the same size and at about the same place."""
+    origin = torch.zeros_like(found.translation)
+    apart = float(torch.linalg.vector_norm(told.points(origin) - found.points(origin)))
+    return apart < diameter and 1 / _SIMILAR < float(told.scale / found.scale) < _SIMILAR
 
 
 def _judged(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.geometry.camera import Cameras
 from models.geometry.camera_corrections import CameraCorrections
+from models.geometry.rigs import bounding_sphere
 from models.geometry.rotation import rigid_about
 from models.geometry.similarity import Similarity
 from models.reconviagen.comparison import Drawing
@@ -105,11 +106,13 @@ def fit_similarities(
 
 def clip_matrices(cameras: Cameras, points: Tensor) -> Tensor:
     """Matrices [V, 4, 4] to clip space, with room around `points` [N, 3] that may still move."""
-    center = (points.amin(0) + points.amax(0)) / 2
-    distance = torch.linalg.vector_norm(cameras.positions - center, dim=1)
-    radius = float(torch.linalg.vector_norm(points - center, dim=1).max())
-    far = float(distance.max()) + 2 * radius
-    return cameras.clip_from_world(max(float(distance.min()) - 2 * radius, 0.01 * far), far)
+    center, radius = bounding_sphere(points)
+    distance = torch.linalg.vector_norm(cameras.positions - center, dim=1).tolist()
+    parts = []
+    for view, away in enumerate(distance):  # planes of its own for each: one may stand far off by mistake
+        far = away + 2 * radius
+        parts.append(cameras[[view]].clip_from_world(max(away - 2 * radius, 0.01 * far), far))
+    return torch.cat(parts)
 
 
 class _Moves(nn.Module):

@@ -14,7 +14,7 @@ from models.geometry.rotation import rotation_between, rotation_matrix
 from models.geometry.similarity import Similarity
 from models.painted import PaintedMesh
 from models.raster import make_backend
-from models.reconviagen.alignment import align_to_cameras, estimate_cameras, known_cameras
+from models.reconviagen.alignment import Alignment, align_to_cameras, estimate_cameras, known_cameras
 from models.reconviagen.comparison import observed
 from models.reconviagen.crops import crop_views
 from models.reconviagen.placement import place, sample, spread_rotations, turns_about_z
@@ -70,6 +70,17 @@ def test_an_object_is_put_where_given_cameras_saw_it(views, model):
     torch.testing.assert_close(pixel, views.cameras.project(world)[0], atol=0.02, rtol=0)
     assert heard == sorted(heard)
     assert heard[-1] == 1.0
+
+
+def test_a_foolish_guess_does_no_harm(views, model):
+    foolish = TRUE.inverse().cameras(views.cameras).camera_to_world.clone()
+    foolish[:, :3, 3] *= 1e4 * torch.rand(4, 1)
+    cameras = replace(views.cameras, camera_to_world=foolish)
+    nothing = torch.zeros(4)
+    guess = Alignment(Similarity.identity(), cameras, nothing, nothing)
+    found = align_to_cameras(RASTER, model, crop_views(views), views.cameras, guess=guess)
+    assert turn_degrees(found.similarity.rotation, TRUE.rotation) < 0.5
+    assert found.iou.min() > 0.95
 
 
 def wrongly(cameras, generator):
