@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.reconviagen.checkpoint import KINDS, Part
@@ -312,3 +312,30 @@ def _write_dinov2(folder: Path, arguments: dict[str, Any], network: nn.Module) -
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def write_tame_checkpoint(root: Path, *, seed: int = 0) -> None:
+    """Write miniature networks whose random output looks like an object's.
+
+    The structure's cube is occupied but for its border, the signed distance is negative in what is occupied,
+    so that the surface is closed, and the predicted cameras are cameras, 45 degrees wide.
+    """
+    write_checkpoint(root, seed=seed, lock=False)
+    stems = {part: root / TRELLIS / f"{stem}.safetensors" for part, stem in STEMS.items()}
+    # The last convolution counts what is inside the cube: a voxel at its border has neighbours of zeros.
+    _biased(stems[Part.STRUCTURE_DECODER], "out_layer.2", 0.0, {0: -37.0}, weight=1.0)
+    _biased(stems[Part.MESH_DECODER], "out_layer", 0.05, dict.fromkeys(range(8), -0.5))
+    camera = {2: 2.0, 6: 1.0, 7: 0.785, 8: 0.785}  # of each of four rounds that add up to it: a quarter
+    quarters = {channel: value / 4 for channel, value in camera.items()}
+    _biased(root / VGGT / "model.safetensors", "camera_head.pose_branch.fc2", 0.02, quarters)
+    lock_folder(root)
+
+
+def _biased(file: Path, layer: str, scale: float, bias: Mapping[int, float], *, weight: float = 0.0) -> None:
+    """Change the weights of a layer in a file, and set its biases: 0 for outputs that are not named."""
+    tensors = load_file(file)
+    tensors[f"{layer}.weight"] = tensors[f"{layer}.weight"] * scale + weight
+    tensors[f"{layer}.bias"] = torch.zeros_like(tensors[f"{layer}.bias"])
+    for output, value in bias.items():
+        tensors[f"{layer}.bias"][output] = value
+    save_file(tensors, file)

@@ -89,7 +89,7 @@ def _weighted(source: Tensor, target: Tensor, weight: Tensor, spread: Tensor) ->
     mean, goal = (share[:, None] * source[:, :3, 3]).sum(0), (share[:, None] * target[:, :3, 3]).sum(0)
     a, b = source[:, :3, 3] - mean, target[:, :3, 3] - goal
     extent = (share * a.square().sum(1)).sum().sqrt()
-    if float(extent) < 1e-6 * max(1.0, float(mean.abs().max())):
+    if _is_point(extent, mean) or _is_point(spread, goal):
         return None
     # Positions in units of their own extent and rotation matrices weigh about the same.
     turned = (share[:, None, None] * target[:, :3, :3] @ source[:, :3, :3].transpose(1, 2)).sum(0)
@@ -107,6 +107,11 @@ def _weighted(source: Tensor, target: Tensor, weight: Tensor, spread: Tensor) ->
     cosine = (off.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2
     gap = torch.linalg.vector_norm(similarity.points(source[:, :3, 3]) - target[:, :3, 3], dim=1)
     return CameraFit(similarity, cosine.clamp(-1, 1).acos(), gap / spread)
+
+
+def _is_point(extent: Tensor, place: Tensor) -> bool:
+    """Whether positions about a place [3] are all the same, up to rounding; true if they are not finite."""
+    return not float(extent) >= 1e-6 * max(1.0, float(place.abs().max()))
 
 
 def _error(angle: Tensor, offset: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ covers the whole image is believed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -60,6 +60,10 @@ class Crops:
     def size(self) -> int:
         """Side S of the crops, pixels."""
         return self.images.shape[-1]
+
+    def to(self, device: torch.device | str) -> Crops:
+        """The same crops on another device."""
+        return replace(self, images=self.images.to(device), masks=self.masks.to(device))
 
     def to_full(self, cameras: Cameras) -> Cameras:
         """Cameras of the full images from cameras of the crops, with the same poses."""

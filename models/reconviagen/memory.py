@@ -54,6 +54,7 @@ class Networks:
         """Size of all parameters and buffers."""
         self.plan = self._fitting_plan()
         """How the networks share the device now."""
+        LOGGER.info("networks of %.1f GiB, %s on the device", self.bytes / GIB, self.plan)
 
     @contextmanager
     def use(self, name: str) -> Iterator[nn.Module]:
@@ -71,13 +72,22 @@ class Networks:
             if self.plan is Plan.SEQUENTIAL:
                 self._leave(name)
 
+    def described(self, name: str) -> nn.Module:
+        """A network wherever it is, for its configuration.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        return self._modules[name]
+
     def economize(self) -> None:
-        """Choose the plan that needs least memory, from now on."""
+        """Choose the plan that needs least memory, until the job is over (`rest`)."""
         self.plan = Plan.SEQUENTIAL
         self._leave_all()
 
     def rest(self) -> None:
         """Between two jobs: stay on the device only where that leaves other models enough room."""
+        self.plan = self._fitting_plan()
         if self.bytes > RESTING_SHARE * self._capacity:
             self._leave_all()
         release_memory(self._device)
@@ -97,10 +107,7 @@ class Networks:
             self._leave(name)
 
     def _fitting_plan(self) -> Plan:
-        if self.bytes + WORKING_SET <= self._capacity:
-            return Plan.RESIDENT
-        LOGGER.info("The networks do not all fit on the device at once: each is there for its turn.")
-        return Plan.SEQUENTIAL
+        return Plan.RESIDENT if self.bytes + WORKING_SET <= self._capacity else Plan.SEQUENTIAL
 
 
 def release_memory(device: torch.device) -> None:

@@ -35,14 +35,15 @@ def test_size_counts_parameters_and_buffers():
     assert networks(None).bytes == expected
 
 
-def test_economizing_is_for_good():
+def test_economizing_is_for_one_job():
     held = networks(None)
     held.economize()
-    held.rest()
 
     with held.use("first") as module:
         assert torch.isfinite(module(torch.ones(1, 256))).all()
     assert held.plan is Plan.SEQUENTIAL
+    held.rest()
+    assert held.plan is Plan.RESIDENT
 
 
 def test_an_unknown_name_is_a_mistake_of_the_caller():
