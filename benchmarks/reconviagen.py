@@ -205,7 +205,7 @@ class Theirs(Side):
                     network = kind(upstream, size).theirs(half=self.half).eval().requires_grad_(False)
                 randomize(network.to(upstream.device))
                 self.networks[part] = network
-            self.pipeline = UpstreamPipeline(upstream, self.networks, self.configurations)
+            self.pipeline = UpstreamPipeline(upstream, self.networks, self.configurations, half=True)
         self.force_distances(self.networks[Part.MESH_DECODER])
 
     def stages(self) -> tuple[Callable[[], None], ...]:
@@ -228,7 +228,7 @@ class Theirs(Side):
             yield
 
     def _see_geometry(self) -> None:
-        self.geometry = self.pipeline.geometry(self.images, half=self.half)
+        self.geometry = self.pipeline.geometry(self.images)
 
     def _see_appearance(self) -> None:
         self.appearance = self.pipeline.appearance(self.images)

@@ -33,7 +33,7 @@ def compare_chain(upstream: Upstream, size: Size) -> list[Row]:
     configurations = load_configurations(size)
     theirs, ours = _networks(upstream, size)
     with upstream.running():
-        pipeline = UpstreamPipeline(upstream, theirs, configurations)
+        pipeline = UpstreamPipeline(upstream, theirs, configurations, half=False)
     generator = build_generator(upstream, ours, configurations)
     side = configurations["dinov2"]["args"]["img_size"]
     images = torch.rand(SCENES[size].views, 3, side, side, generator=seeded(SEED)).to(upstream.device)
@@ -84,7 +84,7 @@ def _calibrate(pipeline: UpstreamPipeline, images: Tensor, ours: dict[Part, nn.M
     """Shifts the structure decoder's last bias so that a part of the voxels is occupied, not half of them."""
     decoders = [networks[Part.STRUCTURE_DECODER] for networks in (pipeline.networks, ours)]
     flow = pipeline.networks[Part.STRUCTURE_FLOW]
-    conditions = pipeline.conditions(pipeline.geometry(images, half=False), pipeline.appearance(images))
+    conditions = pipeline.conditions(pipeline.geometry(images), pipeline.appearance(images))
     shape = (1, flow.in_channels, *[flow.resolution] * 3)
     noise = torch.randn(shape, generator=seeded(SEED)).to(images.device)
     logits = decoders[0](pipeline.structure_latent(conditions, noise))

@@ -52,6 +52,7 @@ class UpstreamPipeline:
         upstream: Its modules.
         networks: Its networks by part, on the device.
         configurations: Of everything, by name.
+        half: Whether VGGT runs under bfloat16 autocast, as upstream has it on CUDA.
     """
 
     def __init__(
@@ -59,6 +60,8 @@ class UpstreamPipeline:
         upstream: Upstream,
         networks: dict[Part, nn.Module],
         configurations: dict[str, Configuration],
+        *,
+        half: bool,
     ) -> None:
         self.upstream = upstream
         self.networks = networks
@@ -68,7 +71,7 @@ class UpstreamPipeline:
         }
         pipeline.models["image_cond_model"] = networks[Part.DINOV2]
         pipeline.VGGT_model = networks[Part.VGGT]
-        pipeline.VGGT_dtype = torch.bfloat16
+        pipeline.VGGT_dtype = torch.bfloat16 if half else torch.float32
         pipeline.sparse_structure_vggt_cond = networks[Part.STRUCTURE_CONDITION]
         pipeline.slat_vggt_cond = networks[Part.LATENT_CONDITION]
         for part in (Part.STRUCTURE_CONDITION, Part.LATENT_CONDITION):
@@ -82,10 +85,9 @@ class UpstreamPipeline:
         pipeline.slat_normalization = configurations["latent_normalization"]
         self.pipeline = pipeline
 
-    def geometry(self, images: Tensor, *, half: bool) -> list[Tensor]:
+    def geometry(self, images: Tensor) -> list[Tensor]:
         """VGGT's tokens of every layer, [1, V, T, C] each, of images [V, 3, S, S]."""
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=half):
-            tokens: list[Tensor] = self.pipeline.vggt_feat(images)[0]
+        tokens: list[Tensor] = self.pipeline.vggt_feat(images)[0]
         return tokens
 
     def appearance(self, images: Tensor) -> Tensor:

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.parity.__main__ import errors_table
 from benchmarks.parity.compare import Row, relative_error
 from benchmarks.parity.configurations import load_configurations
 from benchmarks.parity.surfaces import differing, partners
@@ -76,3 +77,15 @@ def test_shell_lies_at_its_surface():
     coords = bumpy_shell(64)
     assert 15_000 < len(coords) < 25_000
     assert bumpy_distance((coords + 0.5) / 64 - 0.5).abs().max() < 2 / 64
+
+
+def test_table_puts_precisions_side_by_side_and_marks_what_is_too_far():
+    rows = [
+        Row("flow", "velocity", "float32", 1e-6, None, 1e-4),
+        Row("flow", "velocity", "half", 3e-2, 2e-3, 2e-2),
+        Row("sampler", "sample", "float32", 0.0, None, 1e-4),
+    ]
+    assert errors_table(rows).splitlines()[2:] == [
+        "| flow | velocity | 1.0e-06 | 3.0e-02 | 2.0e-03 | **too far** |",
+        "| sampler | sample | 0.0e+00 |  |  | ok |",
+    ]
