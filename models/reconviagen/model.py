@@ -12,9 +12,7 @@ from torch import Tensor
 
 from models.base import Callback, Checkpoints, Reconstruction, Snapshot, Views
 from models.geometry.camera import Cameras
-from models.geometry.cleaning import clean
-from models.geometry.decimation import decimate
-from models.geometry.mesh import Mesh, TexturedMesh
+from models.geometry.mesh import TexturedMesh
 from models.painted import render_painted
 from models.progress import part
 from models.raster import RasterBackend
@@ -27,6 +25,7 @@ from models.reconviagen.memory import Networks, Plan
 from models.reconviagen.refined import Refinement
 from models.reconviagen.sampler import SamplerConfig, seeded
 from models.reconviagen.splatting import gsplat_installed, render_gaussians
+from models.reconviagen.tidying import tidied
 from models.reconviagen.weights_folder import DINOV2, TRELLIS, VGGT
 from models.render import Rendering, affordable_samples
 from models.texturing.baking import textured
@@ -273,9 +272,7 @@ class _Run:
     def _textured(self, made: Generated, alignment: Alignment, callback: Callback) -> TexturedMesh:
         """The textured mesh in model space."""
         callback(0.0, "cleaning the mesh", {})
-        whole = clean(Mesh(made.mesh.vertices, made.mesh.faces), alignment.cameras.positions)
-        mesh = decimate(whole, self.options.target_triangles)
-        LOGGER.info("mesh: %d triangles of %d", len(mesh.faces), len(made.mesh.faces))
+        mesh = tidied(self.raster, made.mesh.surface, alignment.cameras, self.options.target_triangles)
         return textured(
             self.raster,
             mesh,
