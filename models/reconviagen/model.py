@@ -13,6 +13,7 @@ from torch import Tensor
 from models.base import Callback, Checkpoints, Reconstruction, Snapshot, Views
 from models.geometry.camera import Cameras
 from models.geometry.mesh import TexturedMesh
+from models.geometry.rotation import rotation_between
 from models.painted import render_painted
 from models.progress import part
 from models.raster import RasterBackend
@@ -41,6 +42,8 @@ _DECODED = 0.65
 _ALIGNED = 0.85
 _CLEANED = 0.9
 _GENERATION = 0.4  # of the whole, where it is followed by a second one that is corrected
+
+_MODEL_UP = (0.0, 0.0, 1.0)
 
 _FEW_GAUSSIANS = 50_000
 """So many are drawn in plain torch within seconds; more want gsplat."""
@@ -236,18 +239,25 @@ class _Run:
             self.crops,
             given.to(self.raster.device),
             depths=self._depths(),
+            up=self._up(),
             guess=guess,
             callback=part(callback, 0.5, 1.0),
         )
 
     def _estimated(self, made: Generated, callback: Callback) -> Alignment:
+        """Cameras in model space, and the way to the world: upright, in the unit of the depth maps if any."""
         predict = self.generator.predict_cameras
         alignment = estimate_cameras(self.raster, made.mesh, self.crops, predict, callback=callback)
-        depths = self._depths()
-        if depths is None:
-            return alignment
-        scale = _metric_scale(self.raster, made, alignment.cameras, depths)
-        return replace(alignment, similarity=replace(alignment.similarity, scale=scale))
+        depths, scale = self._depths(), alignment.similarity.scale
+        if depths is not None:
+            scale = _metric_scale(self.raster, made, alignment.cameras, depths)
+        rotation = rotation_between(self._up().new_tensor(_MODEL_UP), self._up())
+        return replace(alignment, similarity=replace(alignment.similarity, scale=scale, rotation=rotation))
+
+    def _up(self) -> Tensor:
+        """The world's up [3]."""
+        up = (0.0, 1.0, 0.0) if self.options.outputs.up_axis == "y" else _MODEL_UP
+        return torch.tensor(up, device=self.raster.device)
 
     def _depths(self) -> Tensor | None:
         """Depth maps [V, H, W] on the device, where there are any that count."""

@@ -27,7 +27,7 @@ def tidied(raster: RasterBackend, mesh: Mesh, cameras: Cameras, target_triangles
     """Clean a decoded surface and simplify it.
 
     A surface so tangled that decimation would break it is merged in the cells of a grid instead: it loses
-    its finest handles and gaps, and gets as few triangles as asked for all the same.
+    its finest handles and gaps, and gets about as few triangles as asked for all the same.
 
     Args:
         raster: The rasterizer; everything is on its device.

@@ -15,7 +15,7 @@ from models.reconviagen.model import Reconviagen
 from models.reconviagen.sampler import SamplerConfig, seeded
 from models.render import render_textured
 from schemas.errors import ErrorCode, JobCancelled, ModelError
-from schemas.options import NvdiffrecOptions, ReconviagenOptions
+from schemas.options import NvdiffrecOptions, OutputOptions, ReconviagenOptions
 from tests.checkpoints import write_tame_checkpoint
 from tests.unit.models.geometry.test_carving import CENTER, RADIUS, sphere_views
 
@@ -61,7 +61,13 @@ def posed(model):
 def unposed(model):
     """Without cameras but with depth, and corrected by the views."""
     views = replace(sphere_views(), cameras=None)
-    options = SMALL.model_copy(update={"refine": True, "latent_steps": 4})  # the last is late enough
+    options = SMALL.model_copy(
+        update={
+            "refine": True,
+            "latent_steps": 4,  # the last is late enough to be corrected
+            "outputs": OutputOptions(up_axis="y"),
+        }
+    )
     return model.reconstruct(views, options, quiet)
 
 
