@@ -19,6 +19,7 @@ from pydantic_core import PydanticUndefined
 from consumer.settings import ENV_PREFIX, Settings
 from schemas.errors import CODES
 from schemas.events import Event, JobData
+from schemas.health import Health
 from schemas.jobs import BaseJob
 from schemas.options import CommonOptions, NvdiffrecOptions, ReconviagenOptions
 from schemas.quality import QualityReport
@@ -135,6 +136,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "reconviagen options": options(ReconviagenOptions, skip=CommonOptions),
     "events": events,
     "event fields": event_fields,
+    "health": document(Health),
     "errors": errors,
     "job.json": document(JobRecord),
     "manifest.json": document(Manifest),
