@@ -136,9 +136,9 @@ class _Paint:
         other = _sights(raster, mesh, color, shown.alpha, rig, blur)
         from_views = blend(seen, mesh.vertices, normals, gains)
         from_fallback = blend(other, mesh.vertices, normals)
-        shown_well = from_fallback.trust > _KNOWN
-        unseen = continued(mesh, from_fallback.smooth, shown_well)
-        known = (from_views.trust > _KNOWN) & shown_well
+        unseen = continued(mesh, from_fallback.smooth, from_fallback.trust > _KNOWN)
+        # Also where the fallback shows nothing: its continuation has to meet the views' paint all the same.
+        known = from_views.trust > _KNOWN
         off = torch.where(known[:, None], from_views.smooth - unseen, 0.0)
         return cls(seen, other, gains, normals, unseen, continued(mesh, off, known))
 

@@ -111,6 +111,22 @@ def test_the_unseen_side_takes_the_fallback_in_the_views_tint():
     assert rendered_difference(result, mesh, SIDES) < 0.012  # with the border
 
 
+def test_the_paint_goes_on_where_the_fallback_shows_nothing():
+    mesh = painted_sphere()
+    front = torch.tensor([[0, -1.0, 0], [0.7, -0.7, 0], [-0.7, -0.7, 0], [0, -0.7, 0.7], [0, -0.7, -0.7]])
+
+    def empty(cameras):
+        shown = render_painted(RASTER, mesh, cameras)
+        return replace(shown, color=torch.zeros_like(shown.color), alpha=torch.zeros_like(shown.alpha))
+
+    result = textured(RASTER, mesh.surface, photographed(mesh, front), empty, resolution=256)
+    back = photographed(mesh, -front[:1])
+    found = render_textured(RASTER, result, back.cameras)
+    inside = back.masks > 0.999
+    assert found.color[inside].min() > 0.15  # as dark as the sphere's darkest paint, never black
+    assert rendered_difference(result, mesh, front) < 0.01
+
+
 def test_what_stands_before_a_surface_is_not_printed_on_it():
     far = replace(painted_sphere(center=(0.0, 0.5, 0.0), radius=0.5), colors=torch.tensor([[0.9, 0.9, 0.9]]))
     far = replace(far, colors=far.colors.expand(len(far.vertices), 3))
