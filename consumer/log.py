@@ -43,6 +43,7 @@ def job_id_context(job_id: object) -> Iterator[None]:
 def configure(config: LogConfig) -> None:
     """Send all logging to standard error; standard output belongs to the commands' answers."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(config.level)  # a job's own log takes more
     handler.addFilter(_add_job_id)
     handler.setFormatter(_JsonFormatter() if config.format == "json" else _TextFormatter())
     logging.basicConfig(level=config.level, handlers=[handler], force=True)

@@ -109,19 +109,21 @@ def _alive(pid: int) -> bool:
 
 @contextmanager
 def job_log(path: Path) -> Iterator[None]:
-    """Also write what pipeline and models log to a file, in UTC."""
+    """Also write what pipeline and models log to a file, in UTC, however little is shown elsewhere."""
     handler = logging.FileHandler(path, encoding="utf-8")
     formatter = logging.Formatter(
         "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
     )
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
-    loggers = [logging.getLogger(name) for name in _LOGGED]
-    for logger in loggers:
+    levels = {logger: logger.level for logger in map(logging.getLogger, _LOGGED)}
+    for logger in levels:
         logger.addHandler(handler)
+        logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
     try:
         yield
     finally:
-        for logger in loggers:
+        for logger, level in levels.items():
             logger.removeHandler(handler)
+            logger.setLevel(level)
         handler.close()

@@ -54,3 +54,15 @@ def test_the_broker_libraries_do_not_repeat_what_we_report(capsys: pytest.Captur
     log.configure(log.LogConfig("text", "DEBUG"))
     logging.getLogger(name).error("Unexpected connection close")
     assert capsys.readouterr().err == ""
+
+
+def test_what_a_logger_tells_others_in_addition_is_not_shown(capsys: pytest.CaptureFixture[str]):
+    """A job's own log asks its loggers for more than the console shows."""
+    log.configure(log.LogConfig("text", "WARNING"))
+    logger = logging.getLogger("consumer.test")
+    logger.setLevel("INFO")
+    try:
+        logger.info("for the file")
+    finally:
+        logger.setLevel("NOTSET")
+    assert capsys.readouterr().err == ""

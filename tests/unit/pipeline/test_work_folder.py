@@ -38,11 +38,13 @@ def test_the_sweep_takes_folders_of_dead_processes_and_of_its_own_number(tmp_pat
     assert sorted(tmp_path.iterdir()) == sorted((alive, other, unrelated))
 
 
-def test_the_job_log_holds_what_pipeline_and_models_say_while_it_is_open(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
+def test_the_job_log_holds_what_pipeline_and_models_say_while_it_is_open(tmp_path):
+    """Whatever the level of the rest: `recon run` shows warnings only."""
+    assert logging.getLogger().level == logging.WARNING
     with job_log(tmp_path / "job.log"):
         logging.getLogger("pipeline.x").info("during %s", "the job")
         logging.getLogger("models.y").warning("careful")
+        logging.getLogger("pipeline.x").debug("too much")
         logging.getLogger("elsewhere").info("not ours")
     logging.getLogger("pipeline.x").info("after")
     text = (tmp_path / "job.log").read_text()
@@ -50,4 +52,6 @@ def test_the_job_log_holds_what_pipeline_and_models_say_while_it_is_open(tmp_pat
     assert "careful" in text
     assert "after" not in text
     assert "not ours" not in text
+    assert "too much" not in text
+    assert logging.getLogger("pipeline").level == logging.NOTSET
     assert logging.getLogger("pipeline").handlers == []
