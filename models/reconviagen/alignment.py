@@ -51,7 +51,6 @@ _STARTS = 8  # placements that are followed
 _SIMILAR = 2.0  # estimated cameras that make the object larger or smaller by this factor are wrong
 _DIFFERENT = math.radians(15.0)  # placements are different that are turned by more than this
 _SURVIVORS = (3, 1)  # of them after the first and the second descent
-_MESSAGE = "alignment"
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def align_to_cameras(
     """
     mesh = _simplified(mesh)
     steps = (30, 30, 40)
-    tick = _Ticks(callback, sum(steps) + 1)
+    tick = _Ticks("alignment", callback, sum(steps) + 1)
     seen = [observed(crops, depths, side) for side in (_SEARCH_SIDE, *_SIDES)]
     cropped = crops.to_crops(cameras)
     starts = _starts(mesh, cropped.resized(_SEARCH_SIDE, _SEARCH_SIDE), seen[0], up, raster.device)
@@ -151,7 +150,7 @@ def estimate_cameras(
     """
     mesh = _simplified(mesh)
     steps = (60, 50, 40)
-    tick = _Ticks(callback, sum(steps) + 2)
+    tick = _Ticks("cameras", callback, sum(steps) + 2)
     cameras = _transferred(raster, mesh, crops, predict)
     tick()
     for level, side in enumerate(_SIDES):
@@ -168,13 +167,14 @@ def estimate_cameras(
 class _Ticks:
     """Counts steps, and tells the callback."""
 
-    def __init__(self, callback: Callback | None, steps: int) -> None:
-        self._callback, self._steps, self._done = callback, steps, 0
+    def __init__(self, name: str, callback: Callback | None, steps: int) -> None:
+        self._name, self._callback, self._steps, self._done = name, callback, steps, 0
 
     def __call__(self) -> None:
         self._done += 1
         if self._callback:
-            self._callback(min(1.0, self._done / self._steps), _MESSAGE, {})
+            message = f"{self._name}: step {self._done} of {self._steps}"
+            self._callback(self._done / self._steps, message, {})
 
 
 def _simplified(mesh: PaintedMesh) -> PaintedMesh:
