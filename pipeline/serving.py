@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 from models.base import Reconstructor
 from models.nvdiffrec.model import Nvdiffrec
+from models.reconviagen.model import Reconviagen
 from pipeline.settings import PipelineSettings
 from pipeline.weights import weights_problem
 from pipeline.weights_lock import Lock, read_lock
@@ -98,12 +98,10 @@ def _loaded(model: ModelName, settings: PipelineSettings, device: torch.device) 
     return reconstructor
 
 
-def _reconviagen(device: torch.device, weights: Path | None) -> Reconstructor:
+def _reconviagen(device: torch.device, weights: Path | None) -> Reconviagen:
     problem = weights_problem(weights)
     if problem is not None or weights is None:
         raise ModelError(ErrorCode.MODEL_WEIGHTS_MISSING, problem)
     lock = read_lock(weights) or Lock()
     revisions = {name: entry.revision for name, entry in lock.repositories.items()}
-    module = importlib.import_module("models.reconviagen.model")
-    reconstructor: Reconstructor = module.Reconviagen(device, weights, revisions)
-    return reconstructor
+    return Reconviagen(device, weights, revisions)
