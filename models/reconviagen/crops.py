@@ -61,6 +61,14 @@ class Crops:
         """Side S of the crops, pixels."""
         return self.images.shape[-1]
 
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: list[int]) -> Crops:
+        """Some of the crops, in the order of `index`."""
+        windows = tuple(self.windows[i] for i in index)
+        return Crops(self.images[index], self.masks[index], windows, self.width, self.height)
+
     def to(self, device: torch.device | str) -> Crops:
         """The same crops on another device."""
         return replace(self, images=self.images.to(device), masks=self.masks.to(device))
