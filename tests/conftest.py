@@ -19,6 +19,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # so that tests can import `examples` and `benchmarks`
 
 from examples import local_services  # noqa: E402
+from tests.gltf.khronos import installed_validator  # noqa: E402
 
 SERVICES = ("rabbitmq", "s3")
 
@@ -51,6 +52,12 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local_services.S3Se
     """An S3 server of this session's own."""
     with _skipped_if_absent(local_services.s3_server(tmp_path_factory.mktemp("s3"))) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def validator() -> Path:
+    """The glTF validator's script."""
+    return installed_validator()
 
 
 @pytest.fixture

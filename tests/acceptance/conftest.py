@@ -109,7 +109,7 @@ class BrokerThread:
 class System:
     """Broker, storage and one worker, with names of their own, so that no other test can interfere."""
 
-    def __init__(self, rabbitmq: RabbitMQ, s3: S3Server, folder: Path) -> None:
+    def __init__(self, rabbitmq: RabbitMQ, s3: S3Server, folder: Path, settings: Mapping[str, str]) -> None:
         name = f"acceptance-{uuid4().hex[:8]}"
         self.bucket = name
         self.storage = s3.client()
@@ -134,6 +134,7 @@ class System:
             "RECON_OUTPUT_PREFIX": self.results,
             "RECON_WORK_ROOT": str(folder / "work"),
             "RECON_DEVICE": "cpu",
+            **settings,
         }
         self.broker = BrokerThread(rabbitmq.amqp_url, f"{name}.status")
         self.worker_log = folder / "worker.log"
@@ -181,10 +182,10 @@ class System:
             self.storage.put_object(Bucket=self.bucket, Key=f"{prefix}/{name}", Body=body)
         return f"s3://{self.bucket}/{prefix}"
 
-    def submit_raw(self, message: bytes | Mapping[str, object]) -> None:
-        """Publish a message as any producer could, checked by nobody."""
+    def submit_raw(self, message: bytes | Mapping[str, object], model: str = "nvdiffrec") -> None:
+        """Publish a message as any producer could, checked by nobody, where a model's jobs go."""
         body = message if isinstance(message, bytes) else json.dumps(message).encode()
-        self.broker.publish(self.jobs, "job.nvdiffrec", body)
+        self.broker.publish(self.jobs, f"job.{model}", body)
 
     def end_of(self, job_id: UUID | str, timeout_s: float = 60) -> Event:
         """Wait for the terminal event of a job."""
@@ -213,9 +214,20 @@ def _without_settings() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def system(rabbitmq: RabbitMQ, s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def worker_settings() -> dict[str, str]:
+    """Settings of the worker beside those of its services; a module may have its own."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def system(
+    rabbitmq: RabbitMQ,
+    s3: S3Server,
+    tmp_path_factory: pytest.TempPathFactory,
+    worker_settings: dict[str, str],
+) -> Iterator[System]:
     """Broker, storage and one running worker for the tests of a module."""
-    system = System(rabbitmq, s3, tmp_path_factory.mktemp("system"))
+    system = System(rabbitmq, s3, tmp_path_factory.mktemp("system"), worker_settings)
     try:
         with system.running_worker():
             yield system

@@ -8,26 +8,16 @@ import struct
 import time
 import zlib
 from collections.abc import Callable
-from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pytest
 from PIL import Image
+from sample_jobs import QUICK_NVDIFFREC, Files, message, sample
 
 from schemas.errors import ErrorCode
 from schemas.events import JobCompleted, JobFailed, JobProgress
 
 pytestmark = [pytest.mark.broker, pytest.mark.storage]
-
-VIEWS = Path(__file__).resolve().parents[2] / "examples" / "spot-small" / "views"
-
-Files = dict[str, bytes]
-
-
-def sample() -> Files:
-    """The files of a good input."""
-    return {str(path.relative_to(VIEWS)): path.read_bytes() for path in VIEWS.rglob("*") if path.is_file()}
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -150,20 +140,6 @@ BAD_FILES = [
 ]
 
 
-def message(system, location: str, **changes: object) -> dict[str, object]:
-    """A job message as a producer writes it."""
-    good = {
-        "schema_version": "1.0",
-        "job_id": str(uuid4()),
-        "input": location,
-        "output": system.results,
-        "model": "nvdiffrec",
-        "batch_id": "bad-input",
-        "metadata": {"from": "test"},
-    }
-    return good | changes
-
-
 def refusal(system, job: dict[str, object]) -> JobFailed:
     """Submit a job that must fail, and check what holds for every refusal."""
     system.submit_raw(job)
@@ -185,7 +161,7 @@ def test_bad_files_are_refused_with_file_and_rule(system, spoil, code, file):
 
     error = event.data.error
     assert error.code == code, error
-    assert (event.data.batch_id, event.data.metadata) == ("bad-input", {"from": "test"})
+    assert (event.data.batch_id, event.data.metadata) == ("acceptance", {"from": "test"})
     assert error.details.get("rule"), error
     if file is not None:
         assert file in str(error.details.get("file")), error
@@ -233,19 +209,7 @@ def test_malformed_message_goes_to_the_dead_letters_with_its_reason(system, body
 
 def test_worker_serves_the_next_job_after_a_refusal(system):
     refusal(system, message(system, system.upload({"images/000.png": b"no picture"})))
-    quick = {
-        "grid_resolution": 24,
-        "geometry_iterations": 10,
-        "texture_iterations": 2,
-        "quality": {
-            "psnr_normal_db": 0, "psnr_warning_db": 0,
-            "ssim_normal": -1, "ssim_warning": -1,
-            "mask_iou_normal": 0, "mask_iou_warning": 0,
-            "depth_error_normal": 1000, "depth_error_warning": 1000,
-        },
-        "outputs": {"previews": False},
-    }  # fmt: skip
-    job = message(system, system.upload(sample()), options=quick)
+    job = message(system, system.upload(sample()), options=QUICK_NVDIFFREC)
     system.submit_raw(job)
 
     assert isinstance(system.end_of(job["job_id"], 180), JobCompleted)
