@@ -121,7 +121,6 @@ class Engine:
             except JobCancelled as cancelled:
                 return Cancelled(job.job_id, cancelled.reason)
             except ReconError as error:
-                LOGGER.info("The job failed: %s", error)
                 return _failed(job, error)
             except Exception as error:
                 LOGGER.exception("The job failed in an unforeseen way.")

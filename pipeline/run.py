@@ -260,7 +260,7 @@ def _keep_failed_log(context: JobContext, store: ObjectStore, error: Exception) 
     """Best effort: the failure itself matters more than its log."""
     if isinstance(error, ReconError) and error.code is ErrorCode.QUALITY_BELOW_THRESHOLD:
         return  # everything is uploaded already, the manifest too
-    LOGGER.error("job %s failed: %s", context.job.job_id, error)
+    LOGGER.info("job %s failed: %s", context.job.job_id, error)  # whoever runs the job tells people
     try:
         keep_log(store, context.log_file)
     except (ReconError, OSError):
