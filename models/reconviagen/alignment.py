@@ -71,7 +71,7 @@ class Alignment:
     silhouette_px: Tensor
 
     def figures(self) -> dict[str, float]:
-        """For the log and the quality report."""
+        """For the quality report."""
         return {
             "alignment/mask_iou": float(self.iou.mean()),
             "alignment/mask_iou_min": float(self.iou.min()),
@@ -121,7 +121,9 @@ def align_to_cameras(
         starts, cost = fit_similarities(drawing, cropped.resized(side, side), starts, schedule, tick)
         kept = cost.argsort()[: _SURVIVORS[level] if level < len(_SURVIVORS) else 1]
         starts = [starts[int(index)] for index in kept]
-    return _judged(raster, mesh, crops, starts[0].inverse().cameras(cameras), starts[0])
+    result = _judged(raster, mesh, crops, starts[0].inverse().cameras(cameras), starts[0])
+    _tell("alignment", result)
+    return result
 
 
 def estimate_cameras(
@@ -161,7 +163,9 @@ def estimate_cameras(
         if level == 0:
             cameras = _lost_found(drawing, crops, cameras, cost)
             tick()
-    return _judged(raster, mesh, crops, cameras, Similarity.identity(raster.device))
+    result = _judged(raster, mesh, crops, cameras, Similarity.identity(raster.device))
+    _tell("cameras", result)
+    return result
 
 
 class _Ticks:
@@ -322,6 +326,9 @@ def _judged(
     small = crops.to_crops(cameras).resized(side, side)
     iou, distance = drawing.overlap(clip_matrices(small, mesh.vertices))
     pixel = distance.new_tensor([window.side / side for window in crops.windows])
-    result = Alignment(similarity, cameras, iou, distance * pixel)
-    LOGGER.info("alignment: %s", {name: round(value, 3) for name, value in result.figures().items()})
-    return result
+    return Alignment(similarity, cameras, iou, distance * pixel)
+
+
+def _tell(name: str, found: Alignment) -> None:
+    iou, worst, off = found.figures().values()
+    LOGGER.info("%s: mask IoU %.3f, %.3f at worst; silhouettes %.1f px off", name, iou, worst, off)
