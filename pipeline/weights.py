@@ -20,7 +20,7 @@ from models.reconviagen.weights_folder import (
     missing_weights,
     read_json,
 )
-from pipeline.weights_lock import Lock, LockedFile, LockedRepository, measure, read_lock
+from pipeline.weights_lock import LOCK_NAME, Lock, LockedFile, LockedRepository, measure, read_lock
 from schemas.errors import ErrorCode, ModelError
 
 SUFFIXES = (".json", ".safetensors")
@@ -171,7 +171,7 @@ def require(root: Path, states: Sequence[FileState]) -> None:
     """
     for each in states:
         if each.state is State.MISSING:
-            raise missing_weights(root, each.path)
+            raise missing_weights(root, each.path, each.problem)
         if each.state is State.DAMAGED:
             command = fetch_command(root)
             raise ModelError(
@@ -258,7 +258,9 @@ def _states(
         entry = lock.repositories.get(source.repository)
         files = {} if entry is None else entry.files
         for pattern in source.lacking(files):
-            yield FileState(f"{source.repository}/{pattern}", None, State.MISSING, "it was not fetched")
+            copied = any((root / source.repository).glob(pattern))
+            problem = f"it is there, but not in {LOCK_NAME}" if copied else "it was not fetched"
+            yield FileState(f"{source.repository}/{pattern}", None, State.MISSING, problem)
         for path, locked in files.items():
             yield judge(root, f"{source.repository}/{path}", locked)
 

@@ -31,12 +31,18 @@ def fetch_command(root: Path) -> str:
     return f"recon weights fetch --folder {shlex.quote(str(root))}"
 
 
-def missing_weights(root: Path, file: str) -> ModelError:
-    """The error for a file that is not there."""
+def missing_weights(root: Path, file: str, problem: str = "it is not there") -> ModelError:
+    """The error for a file that is not there, or not as one that was fetched.
+
+    Args:
+        root: The folder of weights.
+        file: Path below it.
+        problem: What is wrong, a sentence without its full stop.
+    """
     command = fetch_command(root)
     return ModelError(
         ErrorCode.MODEL_WEIGHTS_MISSING,
-        f"The weights of reconviagen lack {file}. Run: {command}",
+        f"The weights of reconviagen lack {file}: {problem}. Run: {command}",
         file=file,
         rule="every network's JSON and safetensors files must be there",
         command=command,

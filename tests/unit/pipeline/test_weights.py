@@ -235,6 +235,16 @@ def test_nothing_fetched_is_a_problem_with_the_command_to_run(tmp_path: Path):
     assert weights_problem(None) is not None
 
 
+def test_files_that_were_copied_are_told_from_those_that_are_not_there(tmp_path: Path):
+    (tmp_path / MODEL).parent.mkdir(parents=True)
+    (tmp_path / MODEL).write_bytes(tensors(0))
+    reasons = {each.path: each.problem for each in inventory(tmp_path, [SOURCE])}
+    assert reasons == {
+        f"{NAME}/config.json": "it was not fetched",
+        f"{NAME}/model*.safetensors*": f"it is there, but not in {LOCK_NAME}",
+    }
+
+
 def test_check_finds_what_is_missing_and_what_is_damaged(hub: Hub, tmp_path: Path):
     fetch(hub, tmp_path)
     assert set(states(tmp_path).values()) == {State.PRESENT}
