@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import torch
 
 from models.base import Reconstructor
 from models.nvdiffrec.model import Nvdiffrec
-from models.reconviagen.model import Reconviagen
+from pipeline.failures import translate, translated_failures
 from pipeline.settings import PipelineSettings
 from pipeline.weights import weights_problem
 from pipeline.weights_lock import Lock, read_lock
@@ -20,11 +22,6 @@ GIB = 2**30
 
 NOMINAL_SHARE = 0.95
 """Of the memory that a GPU is sold with, at least so much is told by its driver, which keeps the rest."""
-
-_NOT_FOR_THIS_MACHINE = frozenset(
-    {ErrorCode.MODEL_WEIGHTS_MISSING, ErrorCode.MODEL_WEIGHTS_INVALID, ErrorCode.GPU_TOO_SMALL}
-)
-"""Why a machine may lack a model and serve others all the same."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +40,24 @@ class Served:
 def load_models(settings: PipelineSettings, device: torch.device) -> Served:
     """Load the models that are asked for by name; if none is, every one that this machine can serve.
 
+    In the second case a model's own fault leaves the others alone.
+
     Raises:
-        ModelError: MODEL_WEIGHTS_MISSING, MODEL_WEIGHTS_INVALID: of a model that is asked for by name.
-        ResourceError: GPU_TOO_SMALL: likewise.
+        ResourceError: GPU_UNAVAILABLE.
+        ReconError: MODEL_WEIGHTS_MISSING, MODEL_WEIGHTS_INVALID, MODEL_VRAM_OOM, GPU_TOO_SMALL,
+            HOST_OUT_OF_MEMORY, INTERNAL_ERROR: of a model that is asked for by name, or of the first one
+            where none can be served.
     """
     served = Served({}, {})
     for model in settings.models or MODELS:
         try:
             served.reconstructors[model] = _loaded(model, settings, device)
         except ReconError as error:
-            if settings.models is not None or error.code not in _NOT_FOR_THIS_MACHINE:
+            if settings.models is not None or error.code is ErrorCode.GPU_UNAVAILABLE:
                 raise
             served.unavailable[model] = error.info()
+    if not served.reconstructors:
+        raise _nothing_to_serve(served.unavailable)
     return served
 
 
@@ -86,22 +89,58 @@ def check_gpu_memory(model: ModelName, memory: int | None, minimum_gib: float) -
     )
 
 
+def _nothing_to_serve(unavailable: Mapping[ModelName, ErrorInfo]) -> ReconError:
+    reasons = " ".join(f"{model}: {reason.message}" for model, reason in unavailable.items())
+    code = next(iter(unavailable.values())).code
+    return ModelError(code, f"This machine can serve no model. {reasons}", models=list(unavailable))
+
+
 def _loaded(model: ModelName, settings: PipelineSettings, device: torch.device) -> Reconstructor:
-    reconstructor: Reconstructor
     if model == "nvdiffrec":
-        reconstructor = Nvdiffrec(device)
-    else:
-        # In this order: who lacks the GPU need not fetch gigabytes to be told.
-        check_gpu_memory(model, gpu_memory(device), settings.min_gpu_memory_gib)
-        reconstructor = _reconviagen(device, settings.weights)
-    reconstructor.load()
-    return reconstructor
+        nvdiffrec = Nvdiffrec(device)
+        with translated_failures():
+            nvdiffrec.load()
+        return nvdiffrec
+    # In this order: who lacks the GPU need not fetch gigabytes to be told.
+    check_gpu_memory(model, gpu_memory(device), settings.min_gpu_memory_gib)
+    with translated_failures(), _faults_of_reconviagen():
+        return _reconviagen(device, settings.weights)
 
 
-def _reconviagen(device: torch.device, weights: Path | None) -> Reconviagen:
-    problem = weights_problem(weights)
-    if problem is not None or weights is None:
-        raise ModelError(ErrorCode.MODEL_WEIGHTS_MISSING, problem)
+@contextmanager
+def _faults_of_reconviagen() -> Iterator[None]:
+    """Say what an installation or a folder of weights lacks that was looked at and seemed right."""
+    try:
+        yield
+    except ImportError as error:
+        raise ResourceError(
+            ErrorCode.INTERNAL_ERROR, f"The code of reconviagen cannot be imported: {error}"
+        ) from error
+    except OSError as error:
+        if translate(error) is not None:
+            raise
+        raise ModelError(
+            ErrorCode.MODEL_WEIGHTS_INVALID,
+            f"The weights of reconviagen cannot be read: {error}",
+            file=None if error.filename is None else str(error.filename),
+            rule="the worker may read its weights",
+        ) from error
+
+
+def _reconviagen(device: torch.device, weights: Path | None) -> Reconstructor:
+    problem: ReconError | str | None = weights_problem(weights)
+    if problem is not None:
+        raise (
+            problem
+            if isinstance(problem, ReconError)
+            else ModelError(ErrorCode.MODEL_WEIGHTS_MISSING, problem)
+        )
+    assert weights is not None  # that would be a problem
+    # Here, so that what it alone imports cannot keep a machine from serving the other model.
+    from models.reconviagen.model import Reconviagen
+
     lock = read_lock(weights) or Lock()
     revisions = {name: entry.revision for name, entry in lock.repositories.items()}
-    return Reconviagen(device, weights, revisions)
+    reconviagen = Reconviagen(device, weights, revisions)
+    reconviagen.load()
+    return reconviagen

@@ -1,14 +1,18 @@
 """Which models a machine serves, and what it says of the others."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from test_pipeline_run import Miniature
 
 from pipeline.run import Pipeline
 from pipeline.serving import GIB, check_gpu_memory, load_models
 from pipeline.settings import PipelineSettings, S3Settings
-from schemas.errors import ErrorCode, ReconError, ResourceError
+from schemas.errors import ErrorCode, ErrorInfo, ReconError, ResourceError
+from tests.checkpoints import write_checkpoint
 
 
 def settings(folder: Path, **changes) -> PipelineSettings:
@@ -77,6 +81,90 @@ def test_a_smaller_gpu_is_refused_with_both_sizes(told):
 def test_zero_asks_for_nothing():
     check_gpu_memory("reconviagen", None, 0)
     check_gpu_memory("reconviagen", 2 * GIB, 0)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of weights in which nothing seems to be wrong."""
+    folder = tmp_path_factory.mktemp("weights")
+    write_checkpoint(folder)
+    return folder
+
+
+def served_beside(
+    folder: Path, weights: Path, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> ErrorInfo:
+    """What is said of reconviagen where reading its weights fails."""
+
+    def fail(self) -> None:
+        raise fault
+
+    monkeypatch.setattr("models.reconviagen.model.Reconviagen.load", fail)
+    found = Pipeline(settings(folder, min_gpu_memory_gib=0, weights=weights)).load()
+    assert found.models == ("nvdiffrec",)
+    return found.unavailable["reconviagen"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "text"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory."), ErrorCode.MODEL_VRAM_OOM, "out of memory"),
+        (PermissionError(13, "Permission denied", "dinov2"), ErrorCode.MODEL_WEIGHTS_INVALID, "denied"),
+        (ImportError("no module named 'spconv'"), ErrorCode.INTERNAL_ERROR, "spconv"),
+        (MemoryError(), ErrorCode.HOST_OUT_OF_MEMORY, "memory"),
+    ],
+)
+def test_a_fault_of_reconviagen_leaves_the_other_model_alone(
+    tmp_path, weights, monkeypatch, fault, code, text
+):
+    reason = served_beside(tmp_path, weights, fault, monkeypatch)
+    assert reason.code is code
+    assert text in reason.message
+
+
+def test_a_gpu_that_is_lost_while_reconviagen_loads_ends_the_start(tmp_path, weights, monkeypatch):
+    with pytest.raises(ResourceError) as caught:
+        served_beside(tmp_path, weights, RuntimeError("CUDA error: an illegal memory access"), monkeypatch)
+    assert caught.value.code is ErrorCode.GPU_UNAVAILABLE
+
+
+def test_code_of_reconviagen_that_cannot_be_imported_leaves_the_other_model_alone(tmp_path, weights):
+    """In a process of its own, in which nothing has imported it yet."""
+    program = """
+import sys
+from pathlib import Path
+
+sys.modules["safetensors"] = None  # importing it fails
+
+from pipeline.run import Pipeline
+from pipeline.settings import PipelineSettings, S3Settings
+
+work, weights = map(Path, sys.argv[1:])
+machine = {"device": "cpu", "min_gpu_memory_gib": 0, "weights": weights}
+found = Pipeline(PipelineSettings(S3Settings(), (), (), work, **machine)).load()
+print(found.models, found.unavailable["reconviagen"].message)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "work", weights],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "('nvdiffrec',)" in done.stdout
+    assert "safetensors" in done.stdout
+
+
+def test_a_machine_that_can_serve_nothing_says_why(tmp_path, monkeypatch):
+    def full(self) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("models.nvdiffrec.model.Nvdiffrec.load", full)
+    with pytest.raises(ReconError) as caught:
+        Pipeline(settings(tmp_path)).load()
+    assert caught.value.code is ErrorCode.MODEL_VRAM_OOM
+    assert "nvdiffrec: The GPU ran out of memory" in caught.value.message
+    assert "RECON_MIN_GPU_MEMORY_GIB" in caught.value.message
 
 
 def test_a_fault_while_loading_is_no_reason_to_serve_less(tmp_path, monkeypatch):
