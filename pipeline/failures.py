@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import cv2
 import torch
 
+from models.out_of_memory import is_gpu_out_of_memory
 from pipeline.transfer import DISK_FULL_ERRNOS
 from schemas.errors import ErrorCode, ModelError, ReconError, ResourceError
 
@@ -19,8 +20,6 @@ _DEVICE_FAULT: type[BaseException] | None = getattr(torch, "AcceleratorError", N
 _DEVICE_FAULT_TEXTS = ("CUDA error", "CUDA driver", "cuDNN error", "CUBLAS_STATUS", "Warp CUDA error")
 _OPENCV_NO_MEMORY = -4  # cv::Error::StsNoMem; the Python module does not name it
 _HOST_MEMORY = re.compile(r"can't allocate memory|not enough memory|Failed to allocate .* device 'cpu'")
-# Of libraries that ask the driver themselves: Warp, cuBLAS and cuDNN, compiled extensions.
-_GPU_MEMORY = re.compile(r"(?i)Failed to allocate .* device 'cuda|out of memory|_STATUS_ALLOC_FAILED")
 _TORCH_MEMORY = re.compile(
     r"Tried to allocate (?P<wanted>[\d.]+ \w+)\..* total capacity of (?P<total>[\d.]+ \w+) "
     r"of which (?P<free>[\d.]+ \w+) is free"
@@ -62,8 +61,7 @@ def translate(error: BaseException) -> ReconError | None:
     text = str(error)
     if _HOST_MEMORY.search(text):
         return ResourceError(ErrorCode.HOST_OUT_OF_MEMORY)
-    no_gpu_memory = isinstance(error, RuntimeError) and _GPU_MEMORY.search(text)
-    if no_gpu_memory or isinstance(error, torch.cuda.OutOfMemoryError):
+    if is_gpu_out_of_memory(error):
         return _out_of_gpu_memory(text)
     if _DEVICE_FAULT is not None and isinstance(error, _DEVICE_FAULT):
         return ResourceError(ErrorCode.GPU_UNAVAILABLE)

@@ -23,6 +23,11 @@ _FINEST_PACKING = 1024  # cells a side; packing takes time by their number, and 
 _EXPECTED_FILL = 0.62
 
 
+def texture_side(texels: int) -> int:
+    """Side of a texture of at least so many texels: a power of two, so that mip levels halve evenly."""
+    return 1 << (texels - 1).bit_length()
+
+
 def unwrap(mesh: Mesh, resolution: int) -> tuple[Tensor, Tensor]:
     """Cut a mesh into charts (`models.geometry.charts`) and pack them (xatlas).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from models.geometry.atlas import texture_side
 from schemas.options import NvdiffrecOptions
 
 Materials = Literal["unlit", "pbr"]
@@ -121,12 +122,11 @@ _DEPTH_SHARE = 0.625  # of the steps of phase 1: what is left to do where depth 
 def texture_resolution(longer_side: int, texels_per_pixel: float, wanted: int | None = None) -> int:
     """Side of the atlas: what is wanted, or about as many texels as six views have pixels on the object.
 
-    More texels than the views can determine only hold noise. Always rounded up to a power of two, so that mip
-    levels halve evenly.
+    More texels than the views can determine only hold noise.
     """
     if wanted is None:
         wanted = min(max(round(texels_per_pixel * longer_side), 256), 2048)
-    return 1 << (wanted - 1).bit_length()
+    return texture_side(wanted)
 
 
 def grid_levels(finest: int, iterations: int, *, use_depth: bool) -> tuple[GridLevel, ...]:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from models.base import Callback, Checkpoints, Reconstruction, Snapshot, Views
+from models.geometry.atlas import texture_side
 from models.geometry.camera import Cameras
 from models.geometry.mesh import TexturedMesh
 from models.geometry.rotation import rotation_between
+from models.out_of_memory import is_gpu_out_of_memory
 from models.painted import render_painted
 from models.progress import part
 from models.raster import RasterBackend
@@ -21,9 +23,10 @@ from models.raster.choice import chosen_backend
 from models.reconviagen.alignment import Alignment, align_to_cameras, estimate_cameras
 from models.reconviagen.checkpoint import Checkpoint, Part
 from models.reconviagen.crops import Crops, crop_views
-from models.reconviagen.generation import Generated, Generator, Seen
+from models.reconviagen.generation import Generated, Generator
 from models.reconviagen.memory import Networks, Plan
 from models.reconviagen.refined import Refinement
+from models.reconviagen.refinement_targets import Targets, make_targets
 from models.reconviagen.sampler import SamplerConfig, seeded
 from models.reconviagen.splatting import gsplat_installed, render_gaussians
 from models.reconviagen.tidying import tidied
@@ -43,10 +46,12 @@ _ALIGNED = 0.85
 _CLEANED = 0.9
 _GENERATION = 0.4  # of the whole, where it is followed by a second one that is corrected
 
+_MOST_SHOWN = 24  # views; the conditions of each take 130 MiB, and VGGT's work grows with their square
 _MODEL_UP = (0.0, 0.0, 1.0)
+_SCALED_SIZE = 256  # pixels at which depth maps are compared
 
-_FEW_GAUSSIANS = 50_000
-"""So many are drawn in plain torch within seconds; more want gsplat."""
+_FEW_GAUSSIANS = 2_000
+"""So many are drawn in plain torch within a second a view; more want gsplat on a GPU."""
 
 
 class Reconviagen:
@@ -63,7 +68,7 @@ class Reconviagen:
     def __init__(
         self, device: torch.device | str, weights: Path, revisions: Mapping[str, str] | None = None
     ) -> None:
-        self._device = torch.device(device)
+        self._device = torch.empty(0, device=device).device  # `cuda` is `cuda:0` from here on
         self._weights = weights
         self._revisions = dict(revisions or {})
         self._loaded: _Loaded | None = None
@@ -108,6 +113,7 @@ class Reconviagen:
         loaded = self._ready()
         raster = chosen_backend(options.raster, self._device)
         # Cut on the CPU, whose rounding the networks were trained with.
+        callback(0.0, "cutting the object out", {})
         crops = crop_views(views.to("cpu"), size=loaded.generator.image_size).to(self._device)
         run = _Run(loaded.generator, raster, crops, views, options)
         try:
@@ -121,8 +127,8 @@ class Reconviagen:
         networks = self._ready().networks
         try:
             return run()
-        except torch.cuda.OutOfMemoryError:
-            if networks.plan is Plan.SEQUENTIAL:
+        except RuntimeError as error:
+            if networks.plan is Plan.SEQUENTIAL or not is_gpu_out_of_memory(error):
                 raise
         # Behind the handler: the failed run's tensors live as long as its error.
         LOGGER.warning("The GPU is out of memory; once more with one network there at a time.")
@@ -169,7 +175,7 @@ class _Run:
     Attributes:
         generator: The networks.
         raster: The rasterizer.
-        crops: What the networks see, on the device.
+        crops: What the views show of the object, on the device.
         views: The input.
         options: The job's.
     """
@@ -187,47 +193,63 @@ class _Run:
         snapshot: Snapshot | None,
     ) -> Reconstruction:
         curves: dict[str, list[float]] = {}
-        whole = callback
-        if self.options.refine:
-            callback = part(whole, 0.0, _GENERATION)
-        callback(0.0, "features of the views", {})
-        seen = self.generator.see(self.crops.images)
-        made = self._generated(seen, samplers, callback)
-        alignment = self._aligned(made, part(callback, _DECODED, _ALIGNED))
-        if self.options.refine:
-            callback = part(whole, _GENERATION, 1.0)
-            refinement = Refinement(
-                self.generator,
-                seen,
-                self.crops,
-                alignment,
-                self._model_depths(alignment),
-                samplers,
-                self.options.seed,
-            )
-            made = refinement(part(callback, 0.0, _DECODED), curves)
-            alignment = self._aligned(made, part(callback, _DECODED, _ALIGNED))
+        refine = self.options.refine
+        first = part(callback, 0.0, _GENERATION if refine else 1.0)
+        made = self._generated(samplers, first)
+        alignment = self._aligned(made, part(first, _DECODED, _ALIGNED))
+        last = first
+        if refine:
+            last = part(callback, _GENERATION, 1.0)
+            made = self._refined(alignment, samplers, part(last, 0.0, _DECODED), curves)
+            alignment = self._aligned(made, part(last, _DECODED, _ALIGNED))
         self._show(made, alignment, snapshot)
-        mesh = self._textured(made, alignment, part(callback, _ALIGNED, 1.0))
+        mesh = self._textured(made, alignment, part(last, _ALIGNED, 1.0))
         return self._in_world(mesh, made, alignment, curves)
 
-    def _generated(
-        self, seen: Seen, samplers: tuple[SamplerConfig, SamplerConfig], callback: Callback
-    ) -> Generated:
+    @property
+    def _shown(self) -> list[int]:
+        """Views that the networks are shown: all, or so many evenly spaced ones as they have room for."""
+        count = min(len(self.crops), _MOST_SHOWN)
+        return [(2 * i + 1) * len(self.crops) // (2 * count) for i in range(count)]
+
+    def _generated(self, samplers: tuple[SamplerConfig, SamplerConfig], callback: Callback) -> Generated:
+        callback(0.0, "features of the views", {})
+        seen = self.generator.see(self.crops[self._shown].images)
         noise = seeded(self.options.seed)
         callback(_SEEN, "structure", {})
         within = part(callback, _SEEN, _STRUCTURED)
         grid = self.generator.structure(seen, samplers[0], noise, within)
         within = part(callback, _STRUCTURED, _SAMPLED)
         latent = self.generator.latent(seen, grid, samplers[1], noise, within)
+        del seen  # half a gibibyte that the decoders can use
         callback(_SAMPLED, "decoding", {})
         return self.generator.decode(latent, grid)
 
+    def _refined(
+        self,
+        alignment: Alignment,
+        samplers: tuple[SamplerConfig, SamplerConfig],
+        callback: Callback,
+        curves: dict[str, list[float]],
+    ) -> Generated:
+        """The object once more, corrected by the views that the networks are shown."""
+        shown, depths = self._shown, self._depths()
+        callback(0.0, "features of the views", {})
+        refinement = Refinement(
+            self.generator,
+            self.generator.see(self.crops[shown].images),
+            self.crops[shown],
+            replace(alignment, cameras=alignment.cameras[shown]),
+            None if depths is None else depths[shown] / alignment.similarity.scale,
+            samplers,
+            self.options.seed,
+        )
+        return refinement(callback, curves)
+
     def _aligned(self, made: Generated, callback: Callback) -> Alignment:
         """The object where the given cameras saw it, or the cameras that saw it."""
-        given = self.views.cameras
-        if given is None:
-            return self._estimated(made, callback)
+        if self.views.cameras is None:
+            return self._upright(made, self._estimated(made, callback))
         guess = None
         try:
             guess = self._estimated(made, part(callback, 0.0, 0.5))
@@ -237,7 +259,7 @@ class _Run:
             self.raster,
             made.mesh,
             self.crops,
-            given.to(self.raster.device),
+            self.views.cameras.to(self.raster.device),
             depths=self._depths(),
             up=self._up(),
             guess=guess,
@@ -245,12 +267,16 @@ class _Run:
         )
 
     def _estimated(self, made: Generated, callback: Callback) -> Alignment:
-        """Cameras in model space, and the way to the world: upright, in the unit of the depth maps if any."""
         predict = self.generator.predict_cameras
-        alignment = estimate_cameras(self.raster, made.mesh, self.crops, predict, callback=callback)
+        return estimate_cameras(self.raster, made.mesh, self.crops, predict, callback=callback)
+
+    def _upright(self, made: Generated, alignment: Alignment) -> Alignment:
+        """The same with the way to the world: upright, and in the depth maps' unit if there are any."""
         depths, scale = self._depths(), alignment.similarity.scale
         if depths is not None:
-            scale = _metric_scale(self.raster, made, alignment.cameras, depths)
+            cameras = self.crops.to_crops(alignment.cameras)
+            targets = make_targets(self.crops, cameras, depths, min(_SCALED_SIZE, self.crops.size))
+            scale = _metric_scale(self.raster, made, targets)
         rotation = rotation_between(self._up().new_tensor(_MODEL_UP), self._up())
         return replace(alignment, similarity=replace(alignment.similarity, scale=scale, rotation=rotation))
 
@@ -265,11 +291,6 @@ class _Run:
             return None
         return self.views.depths.to(self.raster.device)
 
-    def _model_depths(self, alignment: Alignment) -> Tensor | None:
-        """Depth maps in model units."""
-        depths = self._depths()
-        return None if depths is None else depths / alignment.similarity.scale
-
     def _show(self, made: Generated, alignment: Alignment, snapshot: Snapshot | None) -> None:
         if snapshot is None:
             return
@@ -281,15 +302,21 @@ class _Run:
 
     def _textured(self, made: Generated, alignment: Alignment, callback: Callback) -> TexturedMesh:
         """The textured mesh in model space."""
-        callback(0.0, "cleaning the mesh", {})
-        mesh = tidied(self.raster, made.mesh.surface, alignment.cameras, self.options.target_triangles)
+        tidy = (_CLEANED - _ALIGNED) / (1 - _ALIGNED)
+        mesh = tidied(
+            self.raster,
+            made.mesh.surface,
+            alignment.cameras,
+            self.options.target_triangles,
+            part(callback, 0.0, tidy),
+        )
         return textured(
             self.raster,
             mesh,
             self.views.to(self.raster.device).with_cameras(alignment.cameras),
             _shown_by(self.raster, made),
-            resolution=self.options.texture_resolution,
-            callback=part(callback, (_CLEANED - _ALIGNED) / (1 - _ALIGNED), 1.0),
+            resolution=texture_side(self.options.texture_resolution),
+            callback=part(callback, tidy, 1.0),
         )
 
     def _in_world(
@@ -322,17 +349,19 @@ def _precision(each: Part, device: torch.device) -> torch.dtype:
 
 def _shown_by(raster: RasterBackend, made: Generated) -> Callable[[Cameras], Rendering]:
     """What draws the object where no view saw it: the Gaussians, which are finer than the mesh's paint."""
-    if len(made.gaussians) > _FEW_GAUSSIANS and not gsplat_installed():
+    fast = made.gaussians.means.is_cuda and gsplat_installed()
+    if not fast and len(made.gaussians) > _FEW_GAUSSIANS:
         LOGGER.info("Without gsplat, parts that no view sees get the mesh decoder's colours.")
         return lambda cameras: render_painted(raster, made.mesh, cameras)
     black = made.gaussians.colors.new_zeros(3)
     return lambda cameras: Rendering(*render_gaussians(made.gaussians, cameras, black))
 
 
-def _metric_scale(raster: RasterBackend, made: Generated, cameras: Cameras, depths: Tensor) -> Tensor:
+def _metric_scale(raster: RasterBackend, made: Generated, targets: Targets) -> Tensor:
     """World units per model unit: how much farther the depth maps are than the object as drawn."""
-    drawn = render_painted(raster, made.mesh, cameras).depth
-    both = (drawn > 0) & (depths > 0)
+    assert targets.depths is not None
+    drawn = render_painted(raster, made.mesh, targets.cameras).depth
+    both = (drawn > 0) & (targets.depths > 0)
     if not bool(both.any()):
-        return depths.new_ones(())
-    return (depths[both] / drawn[both]).median()
+        return drawn.new_ones(())
+    return (targets.depths[both] / drawn[both]).median()

@@ -7,6 +7,7 @@ import math
 
 import torch
 
+from models.base import Callback
 from models.geometry.camera import Cameras
 from models.geometry.cleaning import clean
 from models.geometry.clustering import clustered
@@ -23,7 +24,9 @@ _FEWEST = 8  # cells along an axis
 _COARSER = 0.8  # cells along an axis of each try after the one before
 
 
-def tidied(raster: RasterBackend, mesh: Mesh, cameras: Cameras, target_triangles: int) -> Mesh:
+def tidied(
+    raster: RasterBackend, mesh: Mesh, cameras: Cameras, target_triangles: int, callback: Callback
+) -> Mesh:
     """Clean a decoded surface and simplify it.
 
     A surface so tangled that decimation would break it is merged in the cells of a grid instead: it loses
@@ -34,9 +37,13 @@ def tidied(raster: RasterBackend, mesh: Mesh, cameras: Cameras, target_triangles
         mesh: The surface.
         cameras: Of the views, in its frame.
         target_triangles: About so many at most.
+        callback: Told between the steps.
     """
-    eyes = cameras.positions
-    whole = without_hidden(raster, clean(mesh, eyes, largest_hole=_LARGEST_HOLE))
+    callback(0.0, "cleaning the mesh", {})
+    whole = clean(mesh, cameras.positions, largest_hole=_LARGEST_HOLE)
+    callback(0.3, "dropping hidden parts", {})
+    whole = without_hidden(raster, whole)
+    callback(0.6, "simplifying the mesh", {})
     found = decimate(whole, target_triangles)
     if len(found.faces) > _NEAR_TARGET * target_triangles:
         found = _merged(whole, target_triangles)

@@ -55,15 +55,18 @@ def test_an_unknown_name_is_a_mistake_of_the_caller():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("plan", Plan)
 def test_where_weights_are_between_uses(plan):
-    device = torch.device("cuda", 0)
+    device = torch.empty(0, device="cuda").device
     held = networks(64 * GIB if plan is Plan.RESIDENT else 1, device)
     before = torch.cuda.memory_allocated(device)
     with held.use("first") as module:
         inside = module(torch.ones(2, 256, device=device)).cpu()
         assert torch.cuda.memory_allocated(device) > before
+        place = module.weight.data_ptr()
     stays = torch.cuda.memory_allocated(device) > before
     with held.use("first") as module:
         again = module(torch.ones(2, 256, device=device)).cpu()
+        moved = module.weight.data_ptr() != place
 
     assert stays == (plan is Plan.RESIDENT)
+    assert not (moved and stays)
     assert torch.equal(inside, again)
