@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from consumer.option_table import leaves
 from consumer.settings import ENV_PREFIX, Settings
 from schemas.errors import CODES
 from schemas.events import Event, JobData
@@ -72,7 +73,7 @@ def options(model: type[BaseModel], skip: type[BaseModel] | None = None) -> Call
         known = set() if skip is None else set(skip.model_fields)
         rows = [
             (f"`{name}`", _default(field), _text(field))
-            for name, field in _leaves(model)
+            for name, field in leaves(model)
             if name.split(".")[0] not in known
         ]
         return table(("Option", "Default", "Meaning"), rows)
@@ -143,14 +144,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "quality.json": document(QualityReport),
     "settings": settings,
 }
-
-
-def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _leaves(field.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name, field
 
 
 def _text(field: FieldInfo) -> str:

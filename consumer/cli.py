@@ -274,6 +274,19 @@ def run(
         _exit({"completed": 0, "cancelled": steps.EXIT_CANCELLED}.get(record.state, steps.EXIT_FAILED))
 
 
+@app.command("options")
+def show_options(model: ModelFlag = Model.NVDIFFREC) -> None:
+    """List every option that a job of a model has: its name, its default, what it means."""
+    from rich.table import Table
+
+    from consumer.option_table import option_rows
+
+    table = Table("option", "default", "meaning", title=model.value, title_justify="left")
+    for row in option_rows(_model(model)):
+        table.add_row(*row)
+    Console().print(table, markup=False)
+
+
 @app.command("settings")
 def show_settings(context: typer.Context) -> None:
     """List every setting: its environment variable, its value, what it means."""

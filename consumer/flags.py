@@ -43,7 +43,11 @@ class Device(StrEnum):
 ModelFlag = Annotated[Model, typer.Option(help="Reconstruction model.")]
 OptionFlag = Annotated[
     list[str],
-    typer.Option("--option", metavar="KEY=VALUE", help="Option of the job, dotted: quality.holdout=1."),
+    typer.Option(
+        "--option",
+        metavar="KEY=VALUE",
+        help="Option of the job, dotted: quality.holdout=1. `recon options` lists them.",
+    ),
 ]
 OptionsFile = Annotated[
     Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file with options.")

@@ -97,7 +97,8 @@ def describe(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"] if part not in MODELS) or "message"
     more = error.error_count() - 1
-    return f"{place}: {first['msg']}" + (f" (and {more} more)" if more else "")
+    what = "there is nothing of that name here" if first["type"] == "extra_forbidden" else first["msg"]
+    return f"{place}: {what}" + (f" (and {more} more)" if more else "")
 
 
 def parse_job(body: bytes) -> Job:

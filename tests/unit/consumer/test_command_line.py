@@ -64,6 +64,17 @@ def test_help_names_commands_and_environment_variables(runner: CliRunner):
     assert "RECON_OUTPUT_PREFIX" in runner.invoke(app, ["submit", "--help"]).output
 
 
+@pytest.mark.parametrize(
+    ("model", "own", "other"),
+    [("nvdiffrec", "geometry_iterations", "latent_steps"), ("reconviagen", "latent_steps", "geometry_")],
+)
+def test_options_are_listed_for_each_model(runner: CliRunner, model, own, other):
+    shown = runner.invoke(app, ["options", "--model", model]).output
+    assert own in shown
+    assert other not in shown
+    assert "quality.holdout" in shown
+
+
 def test_settings_are_listed_without_secrets(runner: CliRunner, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RECON_AMQP_URL", "amqp://me:hush@broker/")
     monkeypatch.setenv("RECON_S3_SECRET_KEY", "quiet")
@@ -81,7 +92,7 @@ def test_settings_are_listed_without_secrets(runner: CliRunner, monkeypatch: pyt
         (["submit", "s3://recon/x", "--no-check"], 5, "BROKER_UNAVAILABLE"),
         (["fetch", JOB_ID, "--out", "unused"], 5, "STORAGE_UNAVAILABLE"),
         (["submit", "s3://recon/x", "--option", "seed=-1"], 4, "INVALID_OPTIONS"),
-        (["submit", "s3://recon/x", "--option", "colour=red"], 4, "INVALID_OPTIONS"),
+        (["submit", "s3://recon/x", "--option", "colour=red"], 4, "options.colour: there is nothing"),
         (["submit", "s3://recon/x", "--option", "nonsense"], 4, "INVALID_OPTIONS"),
         (["submit", "http://recon/x"], 4, "INVALID_MESSAGE"),
         (["submit", "/no/such/folder"], 4, "INPUT_NOT_FOUND"),
