@@ -262,7 +262,7 @@ def _lost_found(drawing: Drawing, crops: Crops, cameras: Cameras, cost: Tensor) 
         several = Drawing(drawing.raster, mesh, drawing.views[[view] * len(tried)])
         fitted, cost = fit_poses(several, proposals, Schedule(40), lambda: None, focal=False)
         chosen = int(cost.argmin())
-        LOGGER.info("view %d: off by %.3f, by %.3f as it was", view, float(cost[chosen]), float(cost[-1]))
+        LOGGER.info("view %d: off by %.3f, before by %.3f", view + 1, float(cost[chosen]), float(cost[-1]))
         pose[view] = fitted.camera_to_world[chosen]
     return replace(cameras, camera_to_world=pose)
 
