@@ -10,9 +10,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel
 
 LOGGER = logging.getLogger(__name__)
+
+SHUTDOWN_S = 1.0
+"""So long the end waits for clients. Answers take no time: only clients that stall are waited for."""
 
 Answer = Callable[[], web.Response]
 """Makes the answer to a GET request; returns at once."""
@@ -45,7 +49,7 @@ async def answering(host: str, port: int, answers: Mapping[str, Answer]) -> Asyn
     application = web.Application()
     for path, answer in answers.items():
         application.router.add_get(path, _handler(answer))
-    runner = web.AppRunner(application, access_log=None)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_S, logger=_server_log())
     await runner.setup()
     try:
         await _listen(runner, host, port)
@@ -61,6 +65,17 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
         LOGGER.error("Nobody can ask for this worker's health at %s:%d: %s", host, port, error.strerror)
     else:
         LOGGER.info("Health is told at http://%s:%d/health.", host, port)
+
+
+def _server_log() -> logging.Logger:
+    """Tells of our faults, not of clients that speak something else than HTTP."""
+    log = LOGGER.getChild("server")
+    log.addFilter(_is_our_fault)
+    return log
+
+
+def _is_our_fault(record: logging.LogRecord) -> bool:
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
 
 
 def _handler(answer: Answer) -> Callable[[web.Request], Awaitable[web.Response]]:

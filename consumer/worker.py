@@ -74,6 +74,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
         self._told = UNKNOWN
+        self._can_take = True  # as the last question for a job has shown
         self.ready = asyncio.Event()
         """Set once the worker takes jobs."""
 
@@ -104,10 +105,11 @@ class Worker:
                 await self._start_engine()
                 await self._connect()
                 await self._work()
-                await self._announce(WorkerOffline)
             finally:
                 if self._ending is not None:
                     self._ending.cancel()
+                if self.ready.is_set():  # also where the engine has failed for good
+                    await self._announce(WorkerOffline)
                 await self.engine.stop()
                 await self._broker.close()
                 LOGGER.info("Worker %s has stopped.", self._settings.worker_id)
@@ -135,7 +137,7 @@ class Worker:
         if not self.ready.is_set():
             return "starting"
         working = self.engine.state in (EngineState.READY, EngineState.BUSY)
-        return "ok" if working and self._broker.is_connected else "degraded"
+        return "ok" if working and self._can_take and self._broker.is_connected else "degraded"
 
     async def _end_job(self) -> None:
         """Cancel what runs after the grace time; again and again, for a job may just be about to begin."""
@@ -189,9 +191,11 @@ class Worker:
             try:
                 delivery = await self._broker.take(self._queues())
             except ReconError as error:
+                self._can_take = False
                 LOGGER.warning("No jobs for the moment: %s", error.message)
                 await self._pause(self._settings.reconnect_s)
                 continue
+            self._can_take = True
             if delivery is None:
                 await self._pause(self._settings.poll_s)
             elif self._stopping.is_set():

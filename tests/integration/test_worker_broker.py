@@ -28,8 +28,8 @@ from schemas.errors import ErrorCode
 from schemas.events import Event, JobEvent, WorkerOnline, is_terminal, parse_event
 from schemas.health import Health
 from schemas.jobs import MODELS, Job
+from tests.ports import free_port
 from tests.unit.consumer.miniatures import Miniature, WithoutWeights
-from tests.unit.consumer.test_health import free_port
 
 pytestmark = [pytest.mark.broker, pytest.mark.storage]
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +24,13 @@ from consumer.worker import Worker
 from pipeline.capabilities import Capabilities
 from schemas.errors import ErrorCode, ModelError
 from schemas.health import Health
+from tests.ports import free_port
 from tests.unit.consumer.worker_fakes import make_job
 
 HEALTHCHECK = Path(__file__).resolve().parents[3] / "deploy" / "healthcheck.py"
 HOST = "127.0.0.1"
 MISSING = ModelError(ErrorCode.MODEL_WEIGHTS_MISSING, "Run: recon weights fetch").info()
 GPU = Capabilities("cuda (NVIDIA X)", 12 * 2**30, ("nvdiffrec",), {"reconviagen": MISSING})
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind((HOST, 0))
-        return int(taken.getsockname()[1])
 
 
 @pytest.fixture
@@ -49,6 +47,23 @@ def bring_up(worker: Worker, monkeypatch: pytest.MonkeyPatch, *, connected: bool
 
 def serving(worker: Worker, port: int) -> Any:
     return answering(HOST, port, {"/health": lambda: json_answer(worker.health())})
+
+
+def listening() -> set[int]:
+    """The TCP ports on which this process listens."""
+    ports = set()
+    for file in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # no socket, or gone
+            number = os.dup(int(file.name))
+            try:
+                held = socket.socket(fileno=number)
+            except OSError:
+                os.close(number)
+                continue
+            with held:
+                if held.family == socket.AF_INET and held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    ports.add(int(held.getsockname()[1]))
+    return ports
 
 
 async def get(port: int, path: str = "/health") -> tuple[int, str, str]:
@@ -105,8 +120,36 @@ async def test_a_worker_that_goes_says_so(worker, monkeypatch):
 
 
 async def test_no_port_is_opened_for_port_zero(worker):
+    before = listening()
     async with serving(worker, 0):
-        pass
+        assert listening() == before
+    async with serving(worker, port := free_port()):
+        assert listening() == before | {port}
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"GET /heal", b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"]
+)
+async def test_a_client_that_holds_its_connection_does_not_delay_the_end(worker, said):
+    port = free_port()
+    async with serving(worker, port):
+        _, writer = await asyncio.open_connection(HOST, port)
+        writer.write(said)
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    writer.close()
+
+
+async def test_what_is_no_http_costs_no_line_in_the_log(worker, caplog):
+    port = free_port()
+    async with serving(worker, port):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"\x16\x03\x01 no HTTP\r\n\r\n")
+        assert b" 400 " in await reader.readline()
+        writer.close()
+    assert [record.name for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_a_port_that_is_taken_costs_a_line_in_the_log_and_nothing_else(worker, caplog):

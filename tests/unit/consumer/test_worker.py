@@ -10,8 +10,10 @@ import pytest
 
 from consumer.delivery import Ending
 from consumer.settings import Settings
+from consumer.supervisor import EngineState
 from consumer.worker import Worker
-from tests.unit.consumer.worker_fakes import FakeDelivery, make_job
+from schemas.errors import ErrorCode, ModelError, ResourceError
+from tests.unit.consumer.worker_fakes import FakeBroker, FakeDelivery, make_job
 
 
 @pytest.fixture
@@ -43,6 +45,48 @@ async def test_a_job_taken_in_the_moment_of_a_stop_is_given_back_unbegun(
     assert worker._ending is not None
     worker._ending.cancel()
     assert journal == ["requeue"]
+
+
+async def test_a_worker_that_cannot_take_jobs_is_not_well_until_it_can(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+):
+    """An open connection is not enough: the queues may be gone, or the user may not read them."""
+    told: list[str] = []
+
+    async def take(queues: Any) -> None:
+        told.append(worker.health().status)
+        if len(told) == 1:
+            raise ResourceError(ErrorCode.BROKER_UNAVAILABLE, "The broker failed: access refused")
+        if len(told) == 3:
+            worker.stop()
+
+    worker.ready.set()
+    worker.engine._state = EngineState.READY
+    monkeypatch.setattr(type(worker._broker), "is_connected", property(lambda self: True))
+    monkeypatch.setattr(worker._broker, "take", take)
+    await worker._work()
+    assert worker._ending is not None
+    worker._ending.cancel()
+    assert told == ["ok", "degraded", "ok"]
+
+
+async def test_a_worker_whose_engine_fails_for_good_says_that_it_goes(monkeypatch: pytest.MonkeyPatch):
+    worker = Worker(Settings(reconnect_s=0.2, health_port=0))
+    broker = FakeBroker()
+
+    async def nothing() -> None:
+        pass
+
+    async def ready() -> None:
+        if worker.ready.is_set():
+            raise ModelError(ErrorCode.MODEL_WEIGHTS_MISSING, "Run: recon weights fetch")
+
+    monkeypatch.setattr(worker._broker, "connect", nothing)
+    monkeypatch.setattr(worker._broker, "publish_event", broker.publish_event)
+    monkeypatch.setattr(worker.engine, "ensure_ready", ready)
+    with pytest.raises(ModelError):
+        await worker.run()
+    assert [event.type for event in broker.events] == ["recon.worker.online", "recon.worker.offline"]
 
 
 async def test_the_worker_pauses_while_the_storage_is_away(
