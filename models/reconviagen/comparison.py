@@ -29,10 +29,13 @@ class Observed:
     Attributes:
         image: [V, H, W, 4] sRGB premultiplied by coverage, and coverage.
         depth: [V, H, W] z-depth, 0 where unknown.
+        inside: [V, H, W] bool, false where a view shows what is beyond the full image, of which nothing is
+            known.
     """
 
     image: Tensor
     depth: Tensor
+    inside: Tensor
 
     @property
     def size(self) -> tuple[int, int]:
@@ -40,7 +43,7 @@ class Observed:
         return self.image.shape[1], self.image.shape[2]
 
     def __getitem__(self, index: list[int]) -> Observed:
-        return Observed(self.image[index], self.depth[index])
+        return Observed(self.image[index], self.depth[index], self.inside[index])
 
 
 def observed(crops: Crops, depths: Tensor | None, side: int) -> Observed:
@@ -53,16 +56,11 @@ def observed(crops: Crops, depths: Tensor | None, side: int) -> Observed:
     """
     stack = torch.cat([crops.images * crops.masks[:, None], crops.masks[:, None]], 1)
     image = to_image(F.interpolate(stack, (side, side), mode="area").permute(0, 2, 3, 1)).contiguous()
+    inside = to_image(crops.inside(side))
     depth = image.new_zeros(image.shape[:3])
     if depths is not None:
-        step = torch.arange(side, device=depths.device) + 0.5
-        for index, window in enumerate(crops.windows):
-            row = (window.top + step * window.side / side).floor().long()
-            column = (window.left + step * window.side / side).floor().long()
-            inside = ((row >= 0) & (row < crops.height))[:, None] & (column >= 0) & (column < crops.width)
-            found = depths[index][row.clamp(0, crops.height - 1)][:, column.clamp(0, crops.width - 1)]
-            depth[index] = (found * inside).flip(0) * (image[index, ..., 3] > 0.99)
-    return Observed(image, depth)
+        depth = to_image(crops.nearest(depths, side)) * (image[..., 3] > 0.99)
+    return Observed(image, depth, inside)
 
 
 class Drawing:

@@ -2,7 +2,7 @@
 
 The arithmetic is that of the published application, rounding included, so that the networks see the same
 pixels: eight bits a channel before and after, whole pixels for the crop's box. On purpose different: a view
-whose mask is empty, which is there passed on whole, is refused, and so is one of a single pixel; a mask that
+whose mask is empty, which is there passed on whole, is refused, and so is one of a few pixels; a mask that
 covers the whole image is believed.
 """
 
@@ -23,6 +23,7 @@ CROP_SIZE = 518
 
 _MARGIN = 1.1  # side of the crop over the longer side of the object's box
 _FOREGROUND = 0.8  # coverage above which a pixel counts as the object's
+_SMALLEST = 16  # pixels of the longer side of the object's box: of less, nothing can be recognised
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,61 @@ class Crops:
         intrinsics[:, :2] *= scale
         return Cameras(cameras.camera_to_world, intrinsics, self.size, self.size)
 
+    def inside(self, side: int) -> Tensor:
+        """Which pixels of the crops at another size show the full image and nothing beside it.
+
+        Args:
+            side: Of the crops, pixels.
+
+        Returns:
+            [V, side, side] bool, on the crops' device.
+        """
+        device = self.images.device
+        return torch.stack(
+            [
+                _within(window.top, window.side, self.height, side, device)[:, None]
+                & _within(window.left, window.side, self.width, side, device)
+                for window in self.windows
+            ]
+        )
+
+    def nearest(self, maps: Tensor, side: int) -> Tensor:
+        """The crops' parts of maps of the full images, the nearest value each: depths must not be mixed.
+
+        Args:
+            maps: [V, H, W].
+            side: Of the result, pixels.
+
+        Returns:
+            [V, side, side], 0 outside of the full images.
+        """
+        steps = (torch.arange(side, device=maps.device) + 0.5) / side
+        found = []
+        for values, window in zip(maps, self.windows, strict=True):
+            column = (window.left + steps * window.side).floor().long()
+            row = (window.top + steps * window.side).floor().long()
+            inside = ((row >= 0) & (row < self.height))[:, None] & (column >= 0) & (column < self.width)
+            part = values[row.clamp(0, self.height - 1)[:, None], column.clamp(0, self.width - 1)]
+            found.append(part * inside)
+        return torch.stack(found)
+
     def _windows(self, cameras: Cameras) -> tuple[Tensor, Tensor]:
         """First corners [V, 2] and pixels of a crop per pixel of the image [V, 1, 1]."""
         device = cameras.intrinsics.device
         corner = torch.tensor([[float(w.left), float(w.top)] for w in self.windows], device=device)
         side = torch.tensor([float(w.side) for w in self.windows], device=device)
         return corner, (self.size / side)[:, None, None]
+
+
+def _within(first: int, length: int, end: int, count: int, device: torch.device) -> Tensor:
+    """Which of `count` steps [count] from `first` over `length` lie between 0 and `end`.
+
+    Where the crop reaches beyond the image, half a pixel of the image was mixed with what is outside.
+    """
+    step = torch.arange(count + 1, device=device) * (length / count) + first
+    low = 0.5 if first < 0 else -torch.inf
+    high = end - 0.5 if first + length > end else torch.inf
+    return (step[:-1] >= low) & (step[1:] <= high)
 
 
 def crop_views(views: Views, *, size: int = CROP_SIZE) -> Crops:
@@ -105,8 +155,8 @@ def crop_views(views: Views, *, size: int = CROP_SIZE) -> Crops:
         size: Side of the crops, pixels.
 
     Raises:
-        InvalidJob: MASK_MISSING: a view's mask nowhere says that the object is there, or says so of a single
-            pixel.
+        InvalidJob: MASK_MISSING: a view's mask nowhere says that the object is there, or its box is smaller
+            than 16 pixels.
     """
     pairs = [
         _cropped(image, mask, name, size)
@@ -139,12 +189,23 @@ def _box(mask: Tensor, name: str) -> tuple[int, int, int, int]:
     inside = mask > _FOREGROUND * 255
     rows, columns = inside.any(1).nonzero(), inside.any(0).nonzero()
     if not len(rows):
-        raise _no_object(name)
+        raise InvalidJob(
+            ErrorCode.MASK_MISSING,
+            f"The mask of {name} shows no object.",
+            file=name,
+            rule=f"a mask must cover the object's pixels by more than {_FOREGROUND:.0%}",
+        )
     left, right = int(columns[0]), int(columns[-1])
     top, bottom = int(rows[0]), int(rows[-1])
+    width, height = right - left + 1, bottom - top + 1
+    if max(width, height) < _SMALLEST:
+        raise InvalidJob(
+            ErrorCode.MASK_MISSING,
+            f"The object in the mask of {name} is only {width} x {height} pixels in size.",
+            file=name,
+            rule=f"the object must be at least {_SMALLEST} pixels wide or high",
+        )
     half = int(max(right - left, bottom - top) * _MARGIN) // 2
-    if half == 0:
-        raise _no_object(name)
     x, y = (left + right) / 2, (top + bottom) / 2
     return int(x - half), int(y - half), int(x + half), int(y + half)
 
@@ -159,12 +220,3 @@ def _square(pixels: Tensor, box: tuple[int, int, int, int]) -> tuple[Window, Ten
     padded = pixels.new_zeros(side, side, pixels.shape[2])
     padded[y : y + bottom - top, x : x + right - left] = pixels[top:bottom, left:right]
     return Window(left - x, top - y, side), padded
-
-
-def _no_object(name: str) -> InvalidJob:
-    return InvalidJob(
-        ErrorCode.MASK_MISSING,
-        f"The mask of {name} shows no object.",
-        file=name,
-        rule=f"a mask must cover more than one pixel by more than {_FOREGROUND:.0%}",
-    )

@@ -7,22 +7,23 @@ corrected (ReconViaGen, arXiv 2510.23306, section 3.3: rendering-aware velocity 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from models.base import Callback
 from models.progress import part
 from models.reconviagen.alignment import Alignment
-from models.reconviagen.camera_transfer import fit_cameras
 from models.reconviagen.checkpoint import Part
 from models.reconviagen.crops import Crops
 from models.reconviagen.gaussian_decoder import GaussianDecoder
 from models.reconviagen.generation import Generated, Generator, Seen
+from models.reconviagen.point_maps import predict_point_maps
 from models.reconviagen.refinement import AppearanceCorrection, RefinementConfig, StructureCorrection
-from models.reconviagen.refinement_targets import Targets, make_targets, surface_voxels
+from models.reconviagen.refinement_targets import Targets, make_targets, seen_voxels, surface_voxels
 from models.reconviagen.sampler import SamplerConfig, seeded
 from models.reconviagen.vit import VisionTransformer
 from models.sparse.grid import SparseGrid
@@ -31,7 +32,6 @@ from schemas.errors import ModelError
 LOGGER = logging.getLogger(__name__)
 
 _STRUCTURED = 0.3  # of the progress
-_SURE = 0.5  # share of the point map's pixels that are trusted
 
 
 @dataclass(frozen=True)
@@ -78,28 +78,28 @@ class Refinement:
     def _structure(
         self, targets: Targets, noise: torch.Generator, callback: Callback, curves: dict[str, list[float]]
     ) -> SparseGrid:
-        points = targets.points() if self.depths is not None else self._points()
+        points, targets = (targets.points(), targets) if self.depths is not None else self._points(targets)
         networks, sampler = self.generator.networks, self.samplers[0]
         surface = surface_voxels(points, self.generator.resolution)
         LOGGER.info("refinement: %d voxels are known to hold the surface", int(surface.sum()))
         if not surface.any():
             return self.generator.structure(self.seen, sampler, noise, callback)
+        seen = seen_voxels(targets, self.generator.resolution)
         with networks.use(Part.STRUCTURE_DECODER) as decoder:
-            correction = StructureCorrection(decoder, surface, sampler.sigma_min, self.config)
+            correction = StructureCorrection(decoder, surface, seen, sampler.sigma_min, self.config)
             curves["structure/dice"] = correction.curve
             return self.generator.structure(self.seen, sampler, noise, callback, correction)
 
-    def _points(self) -> Tensor:
-        """The points [N, 3] in model space that the image networks see, the surer half; perhaps none."""
-        known = self.crops.to_crops(self.alignment.cameras)
+    def _points(self, targets: Targets) -> tuple[Tensor, Targets]:
+        """Points [N, 3] in model space that the image networks see, perhaps none, and targets with depth."""
         try:
-            cameras, points, confidence = self.generator.predict_points(self.crops.images)
-            similarity = fit_cameras(cameras, known).similarity
+            maps = predict_point_maps(self.generator.predict_points, self.crops, self.alignment.cameras)
         except ModelError as error:
             LOGGER.info("refinement: the networks see no points: %s", error.message)
-            return known.positions.new_zeros(0, 3)
-        counts = (self.crops.masks > 0.8) & (confidence >= confidence.quantile(1 - _SURE))
-        return similarity.points(points[counts])
+            return targets.images.new_zeros(0, 3), targets
+        size = targets.masks.shape[1:]
+        depths = functional.interpolate(maps.depths[:, None], size, mode="nearest-exact")[:, 0]
+        return maps.points, replace(targets, depths=depths)
 
     def _latent(
         self,

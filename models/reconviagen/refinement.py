@@ -65,8 +65,9 @@ class StructureCorrection:
 
     Args:
         decode: Logits of occupancy [R, R, R] of a structure latent; differentiable.
-        surface: [R, R, R], 1 where the surface is known to be, from `surface_voxels`; it should be known all
-            around, since the structure is drawn away from everywhere else.
+        surface: [R, R, R], 1 where the surface is known to be, from `surface_voxels`.
+        seen: [R, R, R] bool, where the structure is drawn away from if there is no surface, from
+            `seen_voxels`; what is neither does not count.
         sigma_min: The sampler's.
         config: How.
 
@@ -81,13 +82,15 @@ class StructureCorrection:
         self,
         decode: Callable[[Tensor], Tensor],
         surface: Tensor,
+        seen: Tensor,
         sigma_min: float,
         config: RefinementConfig = RefinementConfig(),
     ) -> None:
         if not surface.any():
             raise ValueError("an empty surface would draw the structure to nothing")
         self.curve: list[float] = []
-        self._decode, self._surface = decode, surface.float()
+        self._known = surface.bool() | seen
+        self._decode, self._surface = decode, surface[self._known].float()
         self._sigma_min, self._config = sigma_min, config
 
     def __call__(self, x: Tensor, t: float, velocity: Tensor, callback: Callback) -> Tensor:
@@ -100,7 +103,7 @@ class StructureCorrection:
                 start = changed.detach().requires_grad_()
                 logits = self._decode(predict_data(x, t, start, self._sigma_min))
                 leaf = logits.detach().requires_grad_()
-                loss = dice_loss(leaf.sigmoid(), self._surface)
+                loss = dice_loss(leaf.sigmoid()[self._known], self._surface)
             return loss.detach(), _pulled_back([logits], torch.autograd.grad(loss, [leaf]), start)
 
         return _descended(velocity, slope, self._config, callback, "structure", self.curve)
@@ -176,13 +179,14 @@ class AppearanceCorrection:
         """Loss [B] of each view of a pass, and 1 for those that count, else 0."""
         targets = self._targets[views]
         rendering = render_gaussians(gaussians, targets.cameras, gaussians.colors.new_zeros(3))
-        images = rendering.color.clamp(0, 1).permute(0, 3, 1, 2)  # [B, 3, S, S]
+        # The targets are black beyond the full images, and what is drawn there does not count.
+        images = (rendering.color.clamp(0, 1) * targets.inside[..., None]).permute(0, 3, 1, 2)  # [B, 3, S, S]
         looks = (
             (images - targets.images).abs().mean((1, 2, 3))
             + (1 - structural_similarity(images, targets.images))
             + perceptual_distance(self._encoder, images, self._features[views])
         )
-        shape = self._config.mask * (rendering.alpha - targets.masks).square().mean((1, 2))
+        shape = self._config.mask * ((rendering.alpha - targets.masks) * targets.inside).square().mean((1, 2))
         if targets.depths is not None:
             shape = shape + self._config.depth * _depth_loss(rendering, targets.depths, self._config)
         return looks + shape, (looks.detach() <= self._config.limit).to(looks.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,8 @@ from torch.nn import functional
 from models.geometry.camera import Cameras
 from models.reconviagen.crops import Crops
 
+_BESIDE = 0.1  # coverage below which a pixel shows what is beside the object
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -19,12 +22,14 @@ class Targets:
     Attributes:
         images: [V, 3, S, S] sRGB in [0, 1] over black.
         masks: [V, S, S] in [0, 1].
+        inside: [V, S, S] bool, false where the crop reaches beyond the full image, of which nothing is known.
         depths: [V, S, S] z-depth in model units, 0 where nothing was measured; None without depth.
         cameras: In model space, of this size.
     """
 
     images: Tensor
     masks: Tensor
+    inside: Tensor
     depths: Tensor | None
     cameras: Cameras
 
@@ -33,10 +38,10 @@ class Targets:
 
     def __getitem__(self, index: slice) -> Targets:
         depths = None if self.depths is None else self.depths[index]
-        return Targets(self.images[index], self.masks[index], depths, self.cameras[index])
+        return Targets(self.images[index], self.masks[index], self.inside[index], depths, self.cameras[index])
 
     def points(self) -> Tensor:
-        """The measured points of the object, [N, 3], model space; none without depth."""
+        """The measured points of the object, [N, 3], model space; views without depth have none."""
         if self.depths is None:
             return self.images.new_zeros(0, 3)
         return self.cameras.unproject(self.depths)[(self.depths > 0) & (self.masks > 0.5)]
@@ -53,21 +58,8 @@ def make_targets(crops: Crops, cameras: Cameras, depths: Tensor | None, size: in
     """
     both = torch.cat([crops.images, crops.masks[:, None]], 1)
     both = functional.interpolate(both, (size, size), mode="bilinear", antialias=True)
-    cropped = None if depths is None else _cropped(depths, crops, size)
-    return Targets(both[:, :3], both[:, 3], cropped, cameras.resized(size, size))
-
-
-def _cropped(maps: Tensor, crops: Crops, size: int) -> Tensor:
-    """The crops' parts of maps [V, H, W], [V, S, S]; the nearest value, because depths must not be mixed."""
-    steps = (torch.arange(size, device=maps.device) + 0.5) / size
-    found = []
-    for values, window in zip(maps, crops.windows, strict=True):
-        column = (window.left + steps * window.side).floor().long()
-        row = (window.top + steps * window.side).floor().long()
-        inside = ((row >= 0) & (row < crops.height))[:, None] & (column >= 0) & (column < crops.width)
-        nearest = values[row.clamp(0, crops.height - 1)[:, None], column.clamp(0, crops.width - 1)]
-        found.append(nearest * inside)
-    return torch.stack(found)
+    cropped = None if depths is None else crops.nearest(depths, size)
+    return Targets(both[:, :3], both[:, 3], crops.inside(size), cropped, cameras.resized(size, size))
 
 
 def surface_voxels(points: Tensor, resolution: int) -> Tensor:
@@ -82,3 +74,36 @@ def surface_voxels(points: Tensor, resolution: int) -> Tensor:
     grid = torch.zeros((resolution,) * 3, dtype=torch.bool, device=points.device)
     grid[x, y, z] = True
     return grid
+
+
+def seen_voxels(targets: Targets, resolution: int) -> Tensor:
+    """Voxels of the model's cube that some view looks into, [R, R, R] bool.
+
+    Those before the surface or about it, by depth, and those beside the object, by masks. What lies behind
+    the surface in every view is not seen, nor what no view shows, or shows without depth.
+
+    Args:
+        targets: The views.
+        resolution: Voxels R along each axis.
+    """
+    axis = (torch.arange(resolution, device=targets.masks.device) + 0.5) / resolution - 0.5
+    centers = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    seen = torch.zeros(len(centers), dtype=torch.bool, device=centers.device)
+    side = targets.cameras.width
+    reach = 0.5 * 3**0.5 / resolution  # from a voxel's middle to its corners: the surface may just touch it
+    for view in range(len(targets)):  # one at a time: there are a quarter of a million voxels
+        pixel, depth = targets.cameras[[view]].project(centers)
+        column, row = pixel[0].floor().long().unbind(-1)
+        shown = (depth[0] > 0) & (column >= 0) & (column < side) & (row >= 0) & (row < side)
+        row, column = row.clamp(0, side - 1), column.clamp(0, side - 1)
+        pixels = math.ceil(reach * float((targets.cameras.intrinsics[view, 0, 0] / depth[0]).median()))
+        free = _grown(targets.masks[view], pixels)[row, column] < _BESIDE
+        if targets.depths is not None:
+            free |= depth[0] < targets.depths[view, row, column] + reach
+        seen |= shown & targets.inside[view, row, column] & free
+    return seen.reshape((resolution,) * 3)
+
+
+def _grown(mask: Tensor, pixels: int) -> Tensor:
+    """The largest value within so many pixels, [S, S]."""
+    return functional.max_pool2d(mask[None, None], 2 * pixels + 1, 1, pixels)[0, 0]

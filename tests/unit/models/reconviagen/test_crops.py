@@ -126,14 +126,40 @@ def test_a_mask_of_the_whole_image_is_the_whole_image():
     assert (crops.windows[0].left, crops.windows[0].top, crops.windows[0].side) == (0, -15, 80)
 
 
-@pytest.mark.parametrize("covered", [0, 1])
-def test_a_mask_that_shows_no_object_is_refused(covered):
-    masks = box_mask(40, 40, (10, 10, 30, 30), (10, 10, 10, 10))
-    masks[1] *= covered
+@pytest.mark.parametrize(
+    ("box", "sentence"),
+    [
+        (None, "The mask of view1.png shows no object."),
+        ((10, 10, 11, 24), "The object in the mask of view1.png is only 2 x 15 pixels in size."),
+    ],
+)
+def test_a_mask_that_shows_no_object_or_next_to_nothing_is_refused(box, sentence):
+    masks = box_mask(40, 40, (10, 10, 30, 30), box or (0, 0, -1, -1))
     with pytest.raises(InvalidJob) as refusal:
         crop_views(views(places(2, 40, 40), masks))
     assert refusal.value.code == ErrorCode.MASK_MISSING
+    assert refusal.value.message == sentence
     assert refusal.value.details["file"] == "view1.png"
+
+
+def test_a_small_object_is_taken():
+    assert crop_views(views(places(1, 40, 40), box_mask(40, 40, (10, 10, 11, 25)))).windows[0].side == 16
+
+
+def test_pixels_beyond_the_full_image_are_known(three):
+    inside = three.inside(30)
+    assert inside[:2].all()  # the second one ends where the image does
+    # Rows of 120 / 30 pixels, from 10 above the image to 10 below it, of which it has 100.
+    assert inside[2].all(1).tolist() == [False] * 3 + [True] * 24 + [False] * 3
+    assert torch.equal(inside[2].all(1), inside[2].any(1))
+
+
+def test_parts_of_maps_are_the_nearest_values(three):
+    row = torch.arange(100.0)[:, None].expand(3, 100, 120) + 1
+    found = three.nearest(row, 66)
+    torch.testing.assert_close(found[0, :, 0], torch.arange(66.0) + 17 + 1)
+    assert (found[2, :5] == 0).all()  # above the image
+    assert found[2, 6].tolist() == [1.0 + int(-10 + 6.5 * 120 / 66)] * 66
 
 
 def test_crops_are_of_the_published_size():

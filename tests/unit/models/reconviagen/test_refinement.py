@@ -18,7 +18,7 @@ from models.reconviagen.refinement import (
     _pulled_back,
     dice_loss,
 )
-from models.reconviagen.refinement_targets import Targets, surface_voxels
+from models.reconviagen.refinement_targets import Targets, seen_voxels, surface_voxels
 from models.reconviagen.sampler import Correction, SamplerConfig, predict_data, sample
 from models.reconviagen.splatting import render_gaussians
 from models.reconviagen.structure_decoder import StructureDecoder, StructureDecoderConfig
@@ -80,10 +80,14 @@ def ball(resolution: int, x: float) -> Tensor:
     return (grid - torch.tensor([x, 0, 0])).norm(dim=-1) < 0.25
 
 
+def everywhere(resolution: int) -> Tensor:
+    return torch.ones((resolution,) * 3, dtype=torch.bool)
+
+
 def test_the_structure_is_drawn_to_the_known_surface() -> None:
     truth, generated = ball(8, 0.1), ball(8, -0.1)
     mean = 0.1 * (generated.float() * 2 - 1)[None]  # a latent of one channel, which the decoder sharpens
-    correction = StructureCorrection(lambda latent: 20 * latent[0], truth, SIGMA)
+    correction = StructureCorrection(lambda latent: 20 * latent[0], truth, everywhere(8), SIGMA)
     without = dice_loss((sampled(mean, 0.1, None)[0] > 0).float(), truth.float())
     corrected = dice_loss((sampled(mean, 0.1, correction)[0] > 0).float(), truth.float())
     assert without > 0.3
@@ -92,7 +96,7 @@ def test_the_structure_is_drawn_to_the_known_surface() -> None:
 
 def test_the_loss_falls_through_a_real_structure_decoder() -> None:
     decoder = randomize(StructureDecoder(StructureDecoderConfig(1, 4, 1, (16, 8), 1))).requires_grad_(False)
-    correction = StructureCorrection(decoder, ball(8, 0.0), SIGMA)
+    correction = StructureCorrection(decoder, ball(8, 0.0), everywhere(8), SIGMA)
     x, velocity = torch.randn(4, 4, 4, 4), torch.randn(4, 4, 4, 4)
     changed = correction(x, 0.3, velocity, silent)
     assert len(correction.curve) == 5
@@ -102,15 +106,57 @@ def test_the_loss_falls_through_a_real_structure_decoder() -> None:
 
 
 def test_early_steps_are_left_alone() -> None:
-    correction = StructureCorrection(lambda latent: latent[0], ball(4, 0.0), SIGMA)
+    correction = StructureCorrection(lambda latent: latent[0], ball(4, 0.0), everywhere(4), SIGMA)
     velocity = torch.randn(1, 4, 4, 4)
     assert correction(torch.randn(1, 4, 4, 4), 0.51, velocity, silent) is velocity
     assert not torch.equal(correction(torch.randn(1, 4, 4, 4), 0.5, velocity, silent), velocity)
 
 
+def test_what_no_view_sees_stays() -> None:
+    """A shell, of which one of four views has depth; the others stand beside it and have masks alone."""
+    resolution = 16
+    axis = (torch.arange(resolution) + 0.5) / resolution - 0.5
+    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1)
+    radius = grid.norm(dim=-1)
+    shell = (radius > 0.2) & (radius < 0.27)
+    cameras = cameras_around(4)
+    far = cameras.unproject(torch.ones(4, SIZE, SIZE)) - cameras.positions[:, None, None]
+    b = (far * cameras.positions[:, None, None]).sum(-1)
+    a, c = far.square().sum(-1), cameras.positions.square().sum(-1)[:, None, None] - 0.28**2
+    root = b * b - a * c
+    depths = torch.where(root > 0, (-b - root.clamp(min=0).sqrt()) / a, 0.0)
+    masks = (root > 0).float()
+    depths[1:] = 0
+    targets = Targets(torch.zeros(4, 3, SIZE, SIZE), masks, masks >= 0, depths, cameras)
+    surface, seen = surface_voxels(targets.points(), resolution), seen_voxels(targets, resolution)
+    away = (grid @ cameras.positions[0]) / cameras.positions[0].norm()
+    front, back = shell & (away > 0.15), shell & (away < -0.1)
+    assert seen[front].float().mean() > 0.5
+    assert not seen[back].any()
+    mean = 0.1 * (shell.float() * 2 - 1)[None]
+    correction = StructureCorrection(lambda latent: 20 * latent[0], surface, seen, SIGMA)
+    found = sampled(mean, 0.1, correction)[0] > 0
+    without = sampled(mean, 0.1, None)[0] > 0
+    assert torch.equal(found[back], without[back])
+    blind = StructureCorrection(lambda latent: 20 * latent[0], surface, everywhere(resolution), SIGMA)
+    lost = sampled(mean, 0.1, blind)[0] > 0
+    assert (lost & back).sum() < 0.8 * (without & back).sum()
+
+
+def test_what_lies_beyond_the_full_image_is_not_seen() -> None:
+    cameras = cameras_around(1)
+    empty = torch.zeros(1, SIZE, SIZE)
+    inside = torch.ones(1, SIZE, SIZE, dtype=torch.bool)
+    inside[:, :, : SIZE // 2] = False
+    targets = Targets(torch.zeros(1, 3, SIZE, SIZE), empty, inside, None, cameras)
+    seen = seen_voxels(targets, 8)
+    assert 0.3 < seen.float().mean() < 0.6
+    assert seen_voxels(replace(targets, inside=empty == 0), 8).float().mean() > 0.85
+
+
 def test_an_unknown_surface_is_refused() -> None:
     with pytest.raises(ValueError, match="empty surface"):
-        StructureCorrection(lambda latent: latent[0], torch.zeros(4, 4, 4, dtype=torch.bool), SIGMA)
+        StructureCorrection(lambda latent: latent[0], ~everywhere(4), everywhere(4), SIGMA)
 
 
 # --- Appearance
@@ -142,7 +188,7 @@ def targets_of(latent: Tensor, views: int, depth: bool = False) -> Targets:
     cameras = cameras_around(views)
     color, alpha, distance = render_gaussians(decoded(latent), cameras, torch.zeros(3))
     depths = torch.where(alpha > 0.5, distance, torch.zeros(())) if depth else None
-    return Targets(color.clamp(0, 1).permute(0, 3, 1, 2), alpha, depths, cameras)
+    return Targets(color.clamp(0, 1).permute(0, 3, 1, 2), alpha, alpha >= 0, depths, cameras)
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +243,7 @@ def test_the_loss_falls_through_a_real_gaussian_decoder(encoder: VisionTransform
     grid = SparseGrid((ball(16, 0.0) & ~ball(16, 0.05)).nonzero(), 16)
     truth, cameras = torch.randn(len(grid), 8), cameras_around(2)
     color, alpha, _ = render_gaussians(decoder(truth, grid), cameras, torch.zeros(3))
-    targets = Targets(color.clamp(0, 1).permute(0, 3, 1, 2), alpha, None, cameras)
+    targets = Targets(color.clamp(0, 1).permute(0, 3, 1, 2), alpha, alpha >= 0, None, cameras)
     correction = AppearanceCorrection(lambda x: decoder(x, grid), targets, encoder.patch_tokens, SIGMA)
     one_step(correction, truth + torch.randn(truth.shape))
     assert correction.curve == sorted(correction.curve, reverse=True)
@@ -217,6 +263,20 @@ def test_a_view_that_contradicts_is_left_out(encoder: VisionTransformer, truth: 
         AppearanceCorrection(decoded, spoilt, tokens, SIGMA, RefinementConfig(limit=9.0)), start
     )
     assert (believed - without).abs().max() > 0.01
+
+
+def test_drawings_beyond_the_full_image_do_not_count(encoder: VisionTransformer, truth: Tensor) -> None:
+    whole = targets_of(truth, 2)
+    inside = whole.inside.clone()
+    inside[..., : SIZE // 2] = False
+    cut = replace(whole, images=whole.images * inside[:, None], masks=whole.masks * inside, inside=inside)
+    losses = []
+    for targets in (whole, cut, replace(cut, inside=whole.inside)):
+        correction = AppearanceCorrection(decoded, targets, encoder.patch_tokens, SIGMA)
+        one_step(correction, truth)
+        losses.append(correction.curve[0])
+    assert losses[1] < losses[0] + 1e-4
+    assert losses[2] > losses[0] + 0.05
 
 
 def test_where_no_view_counts_nothing_changes(encoder: VisionTransformer, truth: Tensor) -> None:
