@@ -10,7 +10,7 @@ from torch import Tensor
 from models.geometry.camera import Cameras
 from models.geometry.mesh import Mesh
 from models.raster import RasterBackend, Topology
-from models.render import Rendering, clip_planes, clip_positions, developed
+from models.render import Rendering, clip_matrices, clip_positions, developed
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def render_painted(
     """
     topology = raster.make_topology(mesh.faces, mesh.vertices.shape[0])
     size = (cameras.height * samples, cameras.width * samples)
-    matrices = cameras.clip_from_world(*clip_planes(mesh.vertices, cameras))
+    matrices = clip_matrices(cameras, mesh.vertices)
     parts = [
         developed(*draw_painted(raster, mesh, matrix[None], size, topology), samples) for matrix in matrices
     ]  # one at a time: there may be dozens, of a fine mesh

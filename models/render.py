@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.geometry.camera import Cameras
 from models.geometry.mesh import TexturedMesh
+from models.geometry.rigs import bounding_sphere
 from models.raster import RasterBackend
 from models.raster.checks import MAX_SIDE
 from models.shading.deferred import ROW, shade_samples
@@ -21,12 +22,12 @@ SAMPLES = 2
 where triangles are smaller than pixels it misses most of them, so we look at finer pixels and average."""
 
 
-@dataclass(frozen=True)
-class Rendering:
+class Rendering(NamedTuple):
     """Images of V views, row 0 at the top.
 
     Attributes:
-        color: [V, H, W, 3], sRGB; premultiplied by coverage along the silhouette (that is, over black).
+        color: [V, H, W, 3], sRGB; premultiplied by coverage along the silhouette (that is, over black) unless
+            another background was asked for.
         alpha: [V, H, W] coverage in [0, 1], antialiased.
         depth: [V, H, W] z-depth, world units, 0 where empty; not antialiased.
     """
@@ -46,6 +47,17 @@ def clip_planes(vertices: Tensor, cameras: Cameras) -> tuple[float, float]:
     far = float(depth.max())
     near = float(depth.min())
     return max(near * 0.9, far * 1e-3, 1e-30), max(far * 1.1, 1e-29)
+
+
+def clip_matrices(cameras: Cameras, points: Tensor) -> Tensor:
+    """Matrices [V, 4, 4] to clip space that hold `points` [N, 3], with room for them to move."""
+    center, radius = bounding_sphere(points.detach())
+    distance = torch.linalg.vector_norm(cameras.positions - center, dim=1).tolist()
+    parts = []
+    for view, away in enumerate(distance):  # planes of its own for each: one may stand far off by mistake
+        far = max(away + 2 * radius, 1e-29)
+        parts.append(cameras[[view]].clip_from_world(max(away - 2 * radius, 0.01 * far), far))
+    return torch.cat(parts)
 
 
 def clip_positions(vertices: Tensor, matrices: Tensor) -> Tensor:
@@ -192,7 +204,7 @@ def render_textured(
         cameras: V cameras.
         samples: Samples along each side of a pixel.
     """
-    matrices = cameras.clip_from_world(*clip_planes(mesh.vertices, cameras))
+    matrices = clip_matrices(cameras, mesh.vertices)
     size = (cameras.height * samples, cameras.width * samples)
     image, depth, covered = draw(raster, mesh, matrices, size, filtered_environment(mesh))
     return developed(image, depth, covered, samples)

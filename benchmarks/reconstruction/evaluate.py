@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -59,7 +58,7 @@ def through(render: Render, similarity: Similarity) -> Render:
 
     def render_true(cameras: Cameras) -> Rendering:
         seen = render(similarity.cameras_to_estimated(cameras))
-        return replace(seen, depth=seen.depth * similarity.scale)
+        return seen._replace(depth=seen.depth * similarity.scale)
 
     return render_true
 

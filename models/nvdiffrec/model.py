@@ -270,7 +270,7 @@ def _shape_shown(raster: RasterBackend, frame: Frame, snapshot: Snapshot | None)
         def render(cameras: Cameras) -> Rendering:
             seen = cameras.normalized(frame.center, frame.scale)
             shown = render_field(raster, extract(), field, seen, affordable_samples(cameras))
-            return replace(shown, depth=shown.depth * frame.scale)
+            return shown._replace(depth=shown.depth * frame.scale)
 
         snapshot(step, render)
 

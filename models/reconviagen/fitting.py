@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from models.geometry.camera import Cameras
 from models.geometry.camera_corrections import CameraCorrections
-from models.geometry.rigs import bounding_sphere
 from models.geometry.rotation import rigid_about
 from models.geometry.similarity import Similarity
 from models.reconviagen.comparison import Drawing
+from models.render import clip_matrices
 
 _RATE = 0.02  # of Adam, radians or shares of the object's size a step, at first,
 _LAST = 0.1  # and at the end as a share of that
@@ -102,17 +102,6 @@ def fit_similarities(
     _descend(placed, lambda: mismatch().sum(), schedule, tick)
     with torch.no_grad():
         return placed.similarities(), mismatch()
-
-
-def clip_matrices(cameras: Cameras, points: Tensor) -> Tensor:
-    """Matrices [V, 4, 4] to clip space, with room around `points` [N, 3] that may still move."""
-    center, radius = bounding_sphere(points)
-    distance = torch.linalg.vector_norm(cameras.positions - center, dim=1).tolist()
-    parts = []
-    for view, away in enumerate(distance):  # planes of its own for each: one may stand far off by mistake
-        far = away + 2 * radius
-        parts.append(cameras[[view]].clip_from_world(max(away - 2 * radius, 0.01 * far), far))
-    return torch.cat(parts)
 
 
 class _Moves(nn.Module):

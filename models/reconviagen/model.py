@@ -354,7 +354,7 @@ def _shown_by(raster: RasterBackend, made: Generated) -> Callable[[Cameras], Ren
         LOGGER.info("Without gsplat, parts that no view sees get the mesh decoder's colours.")
         return lambda cameras: render_painted(raster, made.mesh, cameras)
     black = made.gaussians.colors.new_zeros(3)
-    return lambda cameras: Rendering(*render_gaussians(made.gaussians, cameras, black))
+    return lambda cameras: render_gaussians(made.gaussians, cameras, black)
 
 
 def _metric_scale(raster: RasterBackend, made: Generated, targets: Targets) -> Tensor:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from functools import lru_cache
+import logging
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,9 @@ from torch.utils.checkpoint import checkpoint
 from models.geometry.camera import Cameras
 from models.reconviagen.gaussians import Gaussians
 from models.reconviagen.pose_encoding import rotation_of_quaternion
+from models.render import Rendering
+
+LOGGER = logging.getLogger(__name__)
 
 KERNEL = 0.1  # square pixels, variance of the low-pass
 NEAR = 0.01  # model units, z-depth; Gaussians whose centre is nearer are not drawn
@@ -37,27 +41,22 @@ _PAIRS = 1 << 20  # of a Gaussian and a pixel at a time in plain torch, about 20
 _GSPLAT = "gsplat"
 
 
-class Rendering(NamedTuple):
-    """Images of V views, row 0 at the top.
-
-    Attributes:
-        color: [V, H, W, 3] over the background.
-        alpha: [V, H, W] in [0, 1].
-        depth: [V, H, W] mean z-depth of what covers a pixel, weighted by its share; 0 where nothing does.
-    """
-
-    color: Tensor
-    alpha: Tensor
-    depth: Tensor
-
-
-@lru_cache(maxsize=1)
+@cache
 def gsplat_installed() -> bool:
-    """Whether gsplat is there with compiled kernels; without, it would compile them during a job."""
-    return (
-        importlib.util.find_spec(_GSPLAT) is not None
-        and importlib.util.find_spec(f"{_GSPLAT}.csrc") is not None
-    )
+    """Whether gsplat is there and draws; it may be absent, or built for another torch, CUDA or GPU.
+
+    Without compiled kernels it does not count: it would compile them during a job.
+    """
+    if importlib.util.find_spec(_GSPLAT) is None:
+        return False
+    try:
+        importlib.import_module(f"{_GSPLAT}.csrc")
+        if torch.cuda.is_available():
+            _draw_one_by_gsplat(torch.device("cuda"))
+    except (ImportError, OSError, RuntimeError) as error:
+        LOGGER.warning("gsplat is installed but does not run, and is not used: %s", error)
+        return False
+    return True
 
 
 def render_gaussians(gaussians: Gaussians, cameras: Cameras, background: Tensor) -> Rendering:
@@ -74,6 +73,17 @@ def render_gaussians(gaussians: Gaussians, cameras: Cameras, background: Tensor)
     if gaussians.means.device.type == "cuda" and gsplat_installed():
         return _draw_by_gsplat(gaussians, cameras, background)
     return draw_in_torch(gaussians, cameras, background)
+
+
+def _draw_one_by_gsplat(device: torch.device) -> None:
+    """Draw one Gaussian, and wait for it."""
+    one = torch.ones(1, 3, device=device)
+    turn = torch.tensor([[1.0, 0.0, 0.0, 0.0]], device=device)
+    pose = torch.eye(4, device=device)[None]
+    intrinsics = torch.tensor([[[16.0, 0.0, 8.0], [0.0, 16.0, 8.0], [0.0, 0.0, 1.0]]], device=device)
+    ahead = torch.tensor([[0.0, 0.0, -2.0]], device=device)
+    gaussian = Gaussians(ahead, 0.1 * one, turn, 0.5 * one[:, 0], one)
+    _draw_by_gsplat(gaussian, Cameras(pose, intrinsics, 16, 16), torch.zeros(3, device=device)).alpha.cpu()
 
 
 def _draw_by_gsplat(gaussians: Gaussians, cameras: Cameras, background: Tensor) -> Rendering:

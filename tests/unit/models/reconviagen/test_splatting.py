@@ -1,6 +1,8 @@
 """Splatting in plain torch against loops over pixels and Gaussians, and gsplat against it on a GPU."""
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,6 +197,23 @@ def test_a_displaced_gaussian_finds_its_image() -> None:
         (image - target).square().sum().backward()
         optimizer.step()
     torch.testing.assert_close(means.detach(), truth.means, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("error", ["ImportError", "OSError", "RuntimeError"])
+def test_a_gsplat_built_for_another_torch_is_not_used(
+    error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "gsplat").mkdir()
+    (tmp_path / "gsplat" / "__init__.py").write_text(f"raise {error}('undefined symbol')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "gsplat"]:
+        monkeypatch.delitem(sys.modules, name)
+    gsplat_installed.cache_clear()
+    try:
+        assert not gsplat_installed()
+    finally:
+        gsplat_installed.cache_clear()
+    assert "undefined symbol" in caplog.text
 
 
 @pytest.mark.gpu

@@ -117,7 +117,7 @@ def test_the_paint_goes_on_where_the_fallback_shows_nothing():
 
     def empty(cameras):
         shown = render_painted(RASTER, mesh, cameras)
-        return replace(shown, color=torch.zeros_like(shown.color), alpha=torch.zeros_like(shown.alpha))
+        return shown._replace(color=torch.zeros_like(shown.color), alpha=torch.zeros_like(shown.alpha))
 
     result = textured(RASTER, mesh.surface, photographed(mesh, front), empty, resolution=256)
     back = photographed(mesh, -front[:1])
