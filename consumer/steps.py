@@ -55,7 +55,7 @@ async def check_prefix(job: Job, s3: S3Settings, console: Console) -> None:
         InvalidJob, AccessError: as the job would fail.
         ResourceError: STORAGE_UNAVAILABLE.
     """
-    from pipeline.camera_source import camera_source
+    from pipeline.camera_source import source_of_cameras
     from pipeline.holdout import check_holdout
     from pipeline.ingest import plan_input
     from pipeline.settings import Limits
@@ -66,7 +66,8 @@ async def check_prefix(job: Job, s3: S3Settings, console: Console) -> None:
     depth_views = sum(view.depth is not None for view in plan.views)
     console.print(
         f"{len(plan.views)} views, {depth_views} with depth, {plan.total_bytes / 1e6:.1f} MB, "
-        f"cameras from {camera_source(plan, job.options)}; the images themselves are checked by the worker",
+        f"cameras from {source_of_cameras(plan, job.options)}; "
+        "the images themselves are checked by the worker",
         markup=False,
         highlight=False,
         soft_wrap=True,

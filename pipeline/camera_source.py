@@ -13,7 +13,7 @@ MODEL = "model:vggt"
 """The model finds them."""
 
 
-def camera_source(plan: InputPlan, options: Options) -> str:
+def source_of_cameras(plan: InputPlan, options: Options) -> str:
     """`transforms.json` or `rig:<name>` where the cameras are given, else how they will be found."""
     if any(view.frame is not None for view in plan.views):
         return TRANSFORMS_NAME

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline import camera_source
+from pipeline.camera_source import MODEL, source_of_cameras
 from pipeline.ingest import InputPlan
 from schemas.errors import ErrorCode, InvalidJob
 from schemas.options import Options
@@ -30,7 +30,7 @@ def check_holdout(plan: InputPlan, options: Options) -> None:
         InvalidJob: INVALID_OPTIONS.
     """
     held = holdout_indices(len(plan.views), options)
-    if held and camera_source.camera_source(plan, options) == camera_source.MODEL:
+    if held and source_of_cameras(plan, options) == MODEL:
         raise _refusal(
             "The cameras of views that the model does not see would stay unknown",
             "options.quality.holdout needs cameras where the model finds them itself: give transforms.json "

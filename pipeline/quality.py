@@ -72,7 +72,7 @@ def measure_quality(
         raster: The rasterizer; the mesh is moved to its device.
         mesh: The exported mesh.
         views: The views that the model saw, at least one; on any device.
-        heldout: PosedViews that it did not see; reported apart and never judged.
+        heldout: Views that it did not see, None if there are none; reported apart and never judged.
         options: Thresholds.
         callback: Called after every view.
 

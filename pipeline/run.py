@@ -12,12 +12,13 @@ import torch
 
 from models.base import Reconstruction, Reconstructor
 from models.raster import BackendName, make_backend
-from pipeline.camera_source import STRUCTURE_FROM_MOTION, camera_source
+from pipeline.camera_source import STRUCTURE_FROM_MOTION, source_of_cameras
 from pipeline.cancel import CancelToken
 from pipeline.capabilities import Capabilities
 from pipeline.context import JobContext, job_log, sweep, work_folder
 from pipeline.export import export_mesh
 from pipeline.failures import translated_failures
+from pipeline.holdout import check_holdout
 from pipeline.ingest import InputPlan, fetch_input, plan_input
 from pipeline.objects import ObjectStore
 from pipeline.preview import render_previews
@@ -165,6 +166,7 @@ class Pipeline:
         with context.stage("download") as report:
             source = open_store(context.job.input, self._settings.s3)
             plan = plan_input(source, context.job.options, self._settings.limits)
+            check_holdout(plan, context.job.options)  # before gigabytes come for nothing
             fetch_input(
                 source,
                 plan,
@@ -175,7 +177,7 @@ class Pipeline:
                 report=report,
             )
         options = context.job.options
-        estimating = camera_source(plan, options) == STRUCTURE_FROM_MOTION
+        estimating = source_of_cameras(plan, options) == STRUCTURE_FROM_MOTION
         weights = stage_weights(context.job.model, previews=options.outputs.previews, estimating=estimating)
         context.tracker.reweigh(weights)
         return plan

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from models.base import PosedViews, Views
-from pipeline.camera_source import camera_source
+from pipeline.camera_source import source_of_cameras
 from pipeline.decode import Tick, read_headers
 from pipeline.depth_check import check_depths
 from pipeline.holdout import check_holdout, holdout_indices
@@ -61,7 +61,7 @@ def validate_folder(path: Path, options: Options, limits: Limits) -> InputSummar
         height=decoded.masks.shape[1],
         depth_views=decoded.depth_views,
         mask_source=decoded.mask_source,
-        camera_source=camera_source(plan, options),
+        camera_source=source_of_cameras(plan, options),
         files=len(plan.sizes),
         total_bytes=plan.total_bytes,
     )
@@ -88,9 +88,8 @@ def load_checked(
             there, so it is to be one that is cleaned up.
 
     Raises:
-        InvalidJob: as `load_views`; INVALID_OPTIONS where views are to be held out that cannot be.
+        InvalidJob: as `load_views`.
     """
-    check_holdout(plan, options)
     with TemporaryDirectory(prefix="cameras-", dir=scratch) as work:
         loaded = load_views(folder, plan, options, limits, tick, Path(work))
     _check_depths(loaded.views)

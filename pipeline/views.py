@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.base import PosedViews, Views
 from models.geometry.camera import Cameras
 from pipeline.camera_estimation import estimate_cameras
-from pipeline.camera_source import MODEL, STRUCTURE_FROM_MOTION, camera_source
+from pipeline.camera_source import MODEL, STRUCTURE_FROM_MOTION, source_of_cameras
 from pipeline.decode import Decoded, Tick, decode_views, read_headers
 from pipeline.geometry import Geometry, framed_geometry, uncalibrated
 from pipeline.images import Header, read_exif
@@ -66,7 +66,7 @@ def load_views(
             INVALID_CAMERAS, INVALID_DEPTH, MASK_MISSING or CAMERA_ESTIMATION_FAILED.
     """
     headers = read_headers(folder, plan, limits)
-    source = camera_source(plan, options)
+    source = source_of_cameras(plan, options)
     dropped: tuple[str, ...] = ()
     begun = 0.0
     if source == STRUCTURE_FROM_MOTION:
@@ -110,7 +110,7 @@ def decoded_views(
     Raises:
         InvalidJob: INVALID_IMAGE, INVALID_DEPTH, MASK_MISSING, VIEW_MISMATCH or INVALID_CAMERAS.
     """
-    source = camera_source(plan, options)
+    source = source_of_cameras(plan, options)
     if source not in (MODEL, STRUCTURE_FROM_MOTION):
         poses, geometry = known_cameras(plan, headers, options.cameras, limits)
         decoded = decode_views(folder, plan, headers, geometry, limits, tick)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from input_folders import copy_spot, make_opaque, remove_depth, rewrite_depth
 from PIL import ExifTags, Image
-from test_pipeline_run import LENIENT, Workplace
 from textured_meshes import spot_mesh, spot_views
+from workplace import LENIENT, Workplace
 
 from models.base import PosedViews, Reconstruction, Views
 from models.geometry.mesh import TexturedMesh
@@ -91,6 +91,7 @@ def test_views_cannot_be_held_out_where_nobody_would_find_their_cameras(place):
     assert error.details["fields"] == ["options.quality.holdout"]
     assert "transforms.json" in error.message
     assert place.model.seen == []
+    assert {(report.stage, report.fraction) for report in place.reports} == {("download", 0)}
     with pytest.raises(InvalidJob) as caught:
         validate_folder(place.input, ReconviagenOptions(quality={"holdout": 1}), Limits())
     assert caught.value.message == error.message

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_pipeline_run import Miniature
+from workplace import Miniature
 
 from pipeline.run import Pipeline
 from pipeline.serving import GIB, check_gpu_memory, load_models
