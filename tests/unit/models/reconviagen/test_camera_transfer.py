@@ -1,4 +1,5 @@
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -59,6 +60,30 @@ def test_two_cameras_suffice_and_one_place_does_not():
     assert angle < 0.01
     with pytest.raises(ModelError, match="one place"):
         fit_cameras(RIG[[3, 3]], TRUE.cameras(two))
+
+
+def test_hundreds_of_cameras_are_fitted_at_once():
+    many = cameras_around(spread_directions(300), torch.zeros(3), 0.8, size=100)
+    target = TRUE.cameras(many)
+    wrong = target.camera_to_world.clone()
+    wrong[::2, :3, :3] = rotation_matrix(torch.randn(150, 3) * 2)
+    wrong[::2, :3, 3] += torch.randn(150, 3) * 2
+    start = time.process_time()
+    fit = fit_cameras(many, replace(target, camera_to_world=wrong))
+    assert time.process_time() - start < 2.0  # all pairs, one by one, took half a minute
+    angle, distance = off(fit.similarity, TRUE)
+    assert angle < 0.1
+    assert distance < 1e-3
+    assert not fit.agreeing[::2].any()
+    assert fit.agreeing[1::2].all()
+
+
+def test_one_camera_or_one_that_is_nowhere_is_no_fit():
+    with pytest.raises(ModelError, match="one place"):
+        fit_cameras(RIG[[3]], RIG[[3]])
+    nowhere = replace(RIG, camera_to_world=torch.full_like(RIG.camera_to_world, torch.nan))
+    with pytest.raises(ModelError, match="one place"):
+        fit_cameras(nowhere, RIG)
 
 
 def test_a_crop_beside_the_middle_is_turned_back():
