@@ -20,7 +20,7 @@ LOGGER = logging.getLogger(__name__)
 
 GIB = 2**30
 
-WORKING_SET = 5 * GIB
+WORKING_SET = 11 * GIB
 """Room that the largest stage needs beside the weights, with sixteen views: bytes."""
 
 RESTING_SHARE = 0.4
