@@ -49,6 +49,24 @@ def test_help_names_every_command():
         assert command in done.stdout
 
 
+def test_base_names_of_tests_are_unique():
+    """Their folders are no packages: of two modules of one name pytest collects neither."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_tests_share_plain_modules_and_not_each_other():
+    """What is imported from a test is collected, and run, once more."""
+    pattern = re.compile(r"^\s*(from|import) ([\w.]+\.)?test_\w+", re.MULTILINE)
+    importers = [
+        str(path.relative_to(ROOT))
+        for kind in ("unit", "integration")
+        for path in (ROOT / "tests" / kind).rglob("*.py")
+        if pattern.search(path.read_text())
+    ]
+    assert importers == []
+
+
 @pytest.mark.parametrize("name", ["nvdiffrast"])
 def test_one_file_imports_the_non_commercial_rasterizer(name):
     pattern = re.compile(rf"^\s*(import|from) {name}\b|import_module\(.{name}", re.MULTILINE)

@@ -8,7 +8,7 @@ from models.geometry.camera import Cameras
 from pipeline import depth_check
 from pipeline.depth_check import check_depths
 from schemas.errors import InvalidJob
-from tests.unit.models.geometry.test_carving import sphere_views
+from tests.spheres import sphere_views
 
 
 @pytest.mark.parametrize("side", [512, 20])  # as it is, and with masks reduced from 64 pixels

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from models.geometry.depth_maps import clean_depths, depth_noise, resize_depths
 from schemas.errors import JobCancelled
-from tests.unit.models.geometry.test_carving import sphere_views
+from tests.spheres import sphere_views
 from tests.unit.models.nvdiffrec.camera_noise import with_noisy_depth
 from tests.unit.pipeline.textured_meshes import spot_views
 

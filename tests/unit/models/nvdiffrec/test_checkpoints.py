@@ -6,7 +6,7 @@ import torch
 from models.nvdiffrec.model import Nvdiffrec
 from schemas.errors import JobCancelled
 from schemas.options import NvdiffrecOptions
-from tests.unit.models.geometry.test_carving import sphere_views
+from tests.spheres import sphere_views
 
 OPTIONS = NvdiffrecOptions(
     grid_resolution=24,

@@ -9,7 +9,7 @@ from models.nvdiffrec.model import Nvdiffrec
 from models.nvdiffrec.targets import Frame, batch_of, make_targets, resized
 from schemas.errors import InvalidJob, JobCancelled
 from schemas.options import NvdiffrecOptions, ReconviagenOptions
-from tests.unit.models.geometry.test_carving import CENTER, RADIUS, sphere_views
+from tests.spheres import CENTER, RADIUS, sphere_views
 
 FRAME = Frame(CENTER, 1.0)
 SMALL = NvdiffrecOptions(

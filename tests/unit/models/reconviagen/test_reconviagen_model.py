@@ -17,7 +17,7 @@ from models.render import render_textured
 from schemas.errors import ErrorCode, JobCancelled, ModelError
 from schemas.options import NvdiffrecOptions, OutputOptions, ReconviagenOptions
 from tests.checkpoints import write_tame_checkpoint
-from tests.unit.models.geometry.test_carving import CENTER, RADIUS, sphere_views
+from tests.spheres import CENTER, RADIUS, sphere_views
 
 SMALL = ReconviagenOptions(
     structure_steps=2, latent_steps=2, texture_resolution=100, target_triangles=2000, raster="warp"

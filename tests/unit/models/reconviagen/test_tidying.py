@@ -8,7 +8,7 @@ from models.geometry.mesh import Mesh
 from models.geometry.topology import describe
 from models.raster import make_backend
 from models.reconviagen.tidying import tidied
-from tests.unit.models.geometry.test_carving import sphere_views
+from tests.spheres import sphere_views
 
 
 @pytest.fixture(scope="module")
