@@ -28,6 +28,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from benchmarks.parity.arguments import add_shared, parse, positive
 from benchmarks.parity.configurations import Size, load_configurations
 from benchmarks.parity.cubes import shell_distances
 from benchmarks.parity.pipelines import PARTS, Conditions, UpstreamPipeline
@@ -205,7 +206,7 @@ class Theirs(Side):
                     network = kind(upstream, size).theirs(half=self.half).eval().requires_grad_(False)
                 randomize(network.to(upstream.device))
                 self.networks[part] = network
-            self.pipeline = UpstreamPipeline(upstream, self.networks, self.configurations, half=True)
+            self.pipeline = UpstreamPipeline(upstream, self.networks, self.configurations, half=self.half)
         self.force_distances(self.networks[Part.MESH_DECODER])
 
     def stages(self) -> tuple[Callable[[], None], ...]:
@@ -349,15 +350,11 @@ def _arguments() -> Any:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--upstream", type=Path, required=True, help="checkout of ReconViaGen (v0.2)")
-    parser.add_argument("--dinov2", type=Path, required=True, help="checkout of facebookresearch/dinov2")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--size", choices=["mini", "published"], default="published", help="of the networks")
-    parser.add_argument("--views", type=int, nargs="+", default=[6])
-    parser.add_argument("--repeats", type=int, default=3)
+    add_shared(parser, size="published")
+    parser.add_argument("--views", type=positive, nargs="+", default=[6])
+    parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--profile", type=Path, help="append the longest kernels of each stage to this file")
-    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
-    return parser.parse_args()
+    return parse(parser)
 
 
 def _timed(stage: Callable[[], None], device: torch.device) -> float:

@@ -16,11 +16,11 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.parity.arguments import add_shared, parse
 from benchmarks.parity.chain import compare_chain
 from benchmarks.parity.compare import Names, Row, compare_names, compare_values
 from benchmarks.parity.conditions import LatentConditionPair, StructureConditionPair
@@ -82,15 +82,11 @@ def _arguments() -> Any:
     parser = argparse.ArgumentParser(
         prog="benchmarks.parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--upstream", type=Path, required=True, help="checkout of ReconViaGen (v0.2)")
-    parser.add_argument("--dinov2", type=Path, required=True, help="checkout of facebookresearch/dinov2")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--size", choices=["mini", "published"], default="mini", help="of the networks")
+    add_shared(parser, size="mini")
     parts = [*(pair.name for pair in PAIRS), *WHOLE]
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="these parts alone")
     parser.add_argument("--no-half", action="store_true", help="float32 alone")
-    parser.add_argument("--json", type=Path, help="write everything to this file as well")
-    return parser.parse_args()
+    return parse(parser)
 
 
 def _say(text: str) -> None:

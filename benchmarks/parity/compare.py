@@ -128,6 +128,8 @@ def _in_half(pair: Pair, ours: nn.Module, inputs: dict[str, Tensor]) -> Outputs:
 
 
 def _rows(pair: Pair, precision: str, ours: Outputs, theirs: Outputs, exact: Outputs | None) -> list[Row]:
+    if not theirs or ours.keys() != theirs.keys():
+        raise ValueError(f"{pair.name}: ours gives {sorted(ours)}, upstream {sorted(theirs)}")
     return [
         Row(
             pair.name,

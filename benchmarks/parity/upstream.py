@@ -69,9 +69,7 @@ def load_upstream(reconviagen: Path, dinov2: Path, device: torch.device) -> Upst
     Raises:
         FileNotFoundError: If a checkout lacks the package that is looked for.
     """
-    for folder in (reconviagen / "trellis", reconviagen / "wheels/vggt/vggt", dinov2 / "dinov2"):
-        if not folder.is_dir():
-            raise FileNotFoundError(f"no {folder.name} in {folder.parent}")
+    check_checkouts(reconviagen, dinov2)
     os.environ.update(SETTINGS)
     upstream = Upstream(device, StandIns(cuda=device.type == "cuda"))
     if upstream.standins.packages["xformers"] == "stand-in":
@@ -83,6 +81,17 @@ def load_upstream(reconviagen: Path, dinov2: Path, device: torch.device) -> Upst
             importlib.import_module(name)
         _move_defaults(upstream)
     return upstream
+
+
+def check_checkouts(reconviagen: Path, dinov2: Path) -> None:
+    """Refuse checkouts that lack a package that is needed.
+
+    Raises:
+        FileNotFoundError: It says which package.
+    """
+    for folder in (reconviagen / "trellis", reconviagen / "wheels/vggt/vggt", dinov2 / "dinov2"):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no {folder.name} in {folder.parent}")
 
 
 def _move_defaults(upstream: Upstream) -> None:
