@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from consumer import display
 from consumer.exits import errors
@@ -46,18 +46,15 @@ def fetch(
         root = _root(folder)
         console = Console(stderr=True)
 
-        def say(text: str) -> None:
-            console.print(text, highlight=False, soft_wrap=True)
-
         with display.transfer_bar(console, "Downloading") as bar:
             lock = fetch_weights(
                 root,
                 update=update,
                 on_progress=lambda path, done, total: bar.update(done, total),
-                say=say,
+                say=partial(_say, console),
             )
         size = sum(each.size for entry in lock.repositories.values() for each in entry.files.values())
-        say(f"{size / 1e9:.2f} GB, all checksums right")
+        _say(console, f"{size / 1e9:.2f} GB, all checksums right")
         typer.echo(lock.model_dump_json() if as_json else str(root))
 
 
@@ -73,8 +70,13 @@ def check(
     with errors():
         root = _root(folder)
         console = Console(stderr=True)
-        with console.status("Checking") as status:
-            states = check_weights(root, fast=fast, on_file=status.update)
+        if console.is_terminal:
+            with console.status("Checking") as status:
+                states = check_weights(
+                    root, fast=fast, on_file=lambda path: status.update(f"Checking {path}")
+                )
+        else:
+            states = check_weights(root, fast=fast, on_file=lambda path: _say(console, f"checking {path}"))
         _answer(root, states, as_json)
         require(root, states)
         require_revisions(root)
@@ -91,12 +93,20 @@ def list_weights(folder: FolderFlag = None, as_json: JsonFlag = False) -> None:
 
 
 def _root(folder: Path | None) -> Path:
-    from consumer.settings import load_settings
+    """The folder that is asked for, else the default; whether other settings are right is not asked here."""
+    from consumer.settings import Settings
 
-    return load_settings(weights=folder).weights
+    default: Path = Settings.model_fields["weights"].default
+    return (folder or default).expanduser()
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _answer(root: Path, states: list[FileState], as_json: bool) -> None:
+    from pipeline.weights import megabytes
+
     if as_json:
         files = [
             {"path": each.path, "size": each.size, "state": each.state, "problem": each.problem}
@@ -104,11 +114,8 @@ def _answer(root: Path, states: list[FileState], as_json: bool) -> None:
         ]
         typer.echo(json.dumps({"folder": str(root), "files": files}))
         return
-    table = Table(title=str(root), title_justify="left")
-    table.add_column("file", overflow="fold")
-    table.add_column("size", justify="right")
-    table.add_column("state")
+    _say(Console(stderr=True), f"Weights in {root}:")
     for each in states:
-        size = "" if each.size is None else f"{each.size / 1e6:,.1f} MB"
-        table.add_row(each.path, size, f"{each.state}: {each.problem}" if each.problem else each.state)
-    Console().print(table, markup=False)
+        size = "" if each.size is None else megabytes(each.size)
+        # The path is never broken, so that it can be copied from a terminal and found in a pipe.
+        typer.echo(f"{each.state:<8}{size:>13}  {each.path}" + (f": {each.problem}" if each.problem else ""))

@@ -21,7 +21,7 @@ from models.reconviagen.weights_folder import (
     read_json,
 )
 from pipeline.weights_lock import LOCK_NAME, Lock, LockedFile, LockedRepository, measure, read_lock
-from schemas.errors import ErrorCode, ModelError
+from schemas.errors import ErrorCode, ModelError, ReconError
 
 SUFFIXES = (".json", ".safetensors")
 """What weights consist of. Other files are never fetched: a pickle can run code."""
@@ -204,7 +204,7 @@ def require_revisions(root: Path, sources: Sequence[Source] = SOURCES) -> None:
             )
 
 
-def weights_problem(root: Path | None, sources: Sequence[Source] = SOURCES) -> str | None:
+def weights_problem(root: Path | None, sources: Sequence[Source] = SOURCES) -> ReconError | None:
     """Why reconviagen's weights cannot be served from a folder; None if they can. Cheap: looks at sizes only.
 
     Args:
@@ -212,20 +212,37 @@ def weights_problem(root: Path | None, sources: Sequence[Source] = SOURCES) -> s
         sources: What is needed.
     """
     if root is None:
-        return "no folder of weights is set"
+        return ModelError(ErrorCode.MODEL_WEIGHTS_MISSING, "No folder of weights is set.")
     try:
         require(root, inventory(root, sources))
         require_revisions(root, sources)
-    except ModelError as error:
-        return error.message
+    except ReconError as error:
+        return error
     except OSError as error:
-        return f"the weights in {root} cannot be read: {error.strerror or error}"
+        text = f"The weights in {root} cannot be read: {error.strerror or error}."
+        return ModelError(ErrorCode.MODEL_WEIGHTS_INVALID, text, file=str(error.filename or root))
     return None
 
 
 def is_pinned(entry: LockedRepository, source: Source) -> bool:
     """Whether a repository is at the revision that is wanted: the pinned one, or one that somebody chose."""
     return entry.updated or entry.revision == source.revision
+
+
+def blocked(root: Path, path: str) -> str:
+    """What lies in the place of a file and is none; empty where nothing does.
+
+    Args:
+        root: The folder of weights.
+        path: Below it.
+    """
+    place = root / path
+    return f"a folder lies in its place, remove it: {place}" if place.is_dir() else ""
+
+
+def megabytes(size: int) -> str:
+    """A size for people."""
+    return f"{size / 1e6:,.1f} MB"
 
 
 def form_problem(root: Path, path: str) -> str:
@@ -270,6 +287,8 @@ def _judge_size(root: Path, path: str, locked: LockedFile) -> FileState:
         size = (root / path).stat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return FileState(path, locked.size, State.MISSING, "it is not there")
+    if problem := blocked(root, path):
+        return FileState(path, locked.size, State.DAMAGED, problem)
     if size != locked.size:
         problem = f"it has {size} bytes, not {locked.size}"
         return FileState(path, locked.size, State.DAMAGED, problem)

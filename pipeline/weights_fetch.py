@@ -7,23 +7,23 @@ all are there and right they take their places, and the lock names them.
 from __future__ import annotations
 
 import fcntl
-import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING
 
-from models.reconviagen.weights_folder import inside, invalid_weights
-from pipeline.weights import SOURCES, SUFFIXES, Source, form_problem, is_pinned
+from models.reconviagen.weights_folder import invalid_weights
+from pipeline.transfer import DISK_FULL_ERRNOS
+from pipeline.weights import SOURCES, Source, blocked, form_problem, is_pinned, megabytes
+from pipeline.weights_hub import Remote, download, listing
 from pipeline.weights_lock import Lock, LockedFile, LockedRepository, measure, read_lock, write_lock
-from schemas.errors import AccessError, ErrorCode, ReconError, ResourceError
+from schemas.errors import ErrorCode, ReconError, ResourceError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-
-LOGGER = logging.getLogger(__name__)
 
 STAGING = ".fetch"
 BRANCH = "main"
@@ -37,28 +37,23 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class _Remote:
-    """A file on the hub; its SHA-256 is None where nobody knows it beforehand."""
-
-    path: str
-    size: int
-    sha256: str | None
-
-
-@dataclass(frozen=True)
 class _Plan:
     """What is to be done about one repository."""
 
     source: Source
     revision: str
     updated: bool
-    files: tuple[_Remote, ...]
+    files: tuple[Remote, ...]
     kept: dict[str, LockedFile]  # files in their places that are right
 
     @property
-    def wanted(self) -> tuple[_Remote, ...]:
+    def wanted(self) -> tuple[Remote, ...]:
         """Files that have to be downloaded."""
         return tuple(each for each in self.files if each.path not in self.kept)
+
+    def staging(self, root: Path) -> Path:
+        """Folder where its files are downloaded."""
+        return root / STAGING / self.source.repository / self.revision
 
 
 def fetch_weights(
@@ -92,18 +87,28 @@ def fetch_weights(
     """
     from huggingface_hub import HfApi
 
+    api = HfApi(endpoint=endpoint)
+
+    def planned(lock: Lock) -> list[_Plan]:
+        return [plan for source in sources if (plan := _plan(api, root, source, lock, update, say))]
+
+    lock = read_lock(root) or Lock()
+    plans = planned(lock)
+    if not plans:
+        return lock  # nothing was written: a complete folder may be one that can only be read
     root.mkdir(parents=True, exist_ok=True)
     with _alone(root):
-        lock = read_lock(root) or Lock()
-        api = HfApi(endpoint=endpoint)
-        plans = [plan for source in sources if (plan := _plan(api, root, source, lock, update))]
+        if (found := read_lock(root) or Lock()) != lock:  # another fetch has ended meanwhile
+            lock, plans = found, planned(found)
+        _forget_other_revisions(root, plans)
         counter = _Counter(root, plans, on_progress)
         counter.check_room()
-        for plan in plans:
-            say(_announcement(plan))
-            entry = _fetch(api, root, plan, counter)
-            lock = lock.with_repository(plan.source.repository, entry)
-            write_lock(root, lock)
+        with _disk_errors(root, counter):
+            for plan in plans:
+                say(_announcement(plan))
+                entry = _fetch(api, root, plan, counter, say)
+                lock = lock.with_repository(plan.source.repository, entry)
+                write_lock(root, lock)
         shutil.rmtree(root / STAGING, ignore_errors=True)
     return lock
 
@@ -111,20 +116,23 @@ def fetch_weights(
 # --- Planning
 
 
-def _plan(api: HfApi, root: Path, source: Source, lock: Lock, update: bool) -> _Plan | None:
+def _plan(
+    api: HfApi, root: Path, source: Source, lock: Lock, update: bool, say: Callable[[str], None]
+) -> _Plan | None:
     entry = lock.repositories.get(source.repository)
     if entry is not None and not update and is_pinned(entry, source):
-        locked = [_Remote(path, each.size, each.sha256) for path, each in entry.files.items()]
-        if len(_kept(root, source, locked)) == len(locked) and not source.lacking(entry.files):
+        locked = [Remote(path, each.size, each.sha256) for path, each in entry.files.items()]
+        if len(_kept(root, source, locked, say)) == len(locked) and not source.lacking(entry.files):
             return None
         revision, expected, updated = entry.revision, _checksums(entry), entry.updated
     elif update:
         revision, expected, updated = BRANCH, {}, True
     else:
         revision, expected, updated = source.revision, dict(source.sha256), False
-    commit, remote = _listing(api, source, revision)
+    commit, remote = listing(api, source, revision)
     files = tuple(_expected(source, each, expected) for each in remote)
-    return _Plan(source, commit, updated and commit != source.revision, files, _kept(root, source, files))
+    kept = _kept(root, source, files, say)
+    return _Plan(source, commit, updated and commit != source.revision, files, kept)
 
 
 def _announcement(plan: _Plan) -> str:
@@ -140,46 +148,38 @@ def _checksums(entry: LockedRepository) -> dict[str, str]:
     return {path: each.sha256 for path, each in entry.files.items()}
 
 
-def _expected(source: Source, remote: _Remote, expected: dict[str, str]) -> _Remote:
+def _expected(source: Source, remote: Remote, expected: dict[str, str]) -> Remote:
     known = expected.get(remote.path, remote.sha256)
     if remote.sha256 is not None and known != remote.sha256:
         raise _unlike(f"{source.repository}/{remote.path}", "the hub offers another file than the one locked")
-    return _Remote(remote.path, remote.size, known)
+    return Remote(remote.path, remote.size, known)
 
 
-def _listing(api: HfApi, source: Source, revision: str) -> tuple[str, list[_Remote]]:
-    """The commit that a revision is, and the files of it that are wanted."""
-    with _hub_errors(source.repository):
-        info = api.model_info(source.repository, revision=revision, files_metadata=True)
-    found = []
-    for sibling in info.siblings or []:
-        if not source.wants(sibling.rfilename):
-            continue
-        path = f"{source.repository}/{sibling.rfilename}"
-        inside(source.repository, sibling.rfilename)
-        if not sibling.rfilename.endswith(SUFFIXES):
-            raise invalid_weights(path, "is refused", f"only {' and '.join(SUFFIXES)} files are fetched")
-        if sibling.size is None:
-            raise invalid_weights(path, "has no size on the hub", "the hub tells each file's size")
-        checksum = None if sibling.lfs is None else sibling.lfs.sha256
-        found.append(_Remote(sibling.rfilename, sibling.size, checksum))
-    lacking = source.lacking([each.path for each in found])
-    if lacking or info.sha is None:
-        text = f"{source.repository} has no {', '.join(lacking) or 'commit'} at revision {revision}."
-        raise AccessError(ErrorCode.INPUT_NOT_FOUND, text, file=source.repository)
-    return info.sha, found
-
-
-def _kept(root: Path, source: Source, files: Sequence[_Remote]) -> dict[str, LockedFile]:
+def _kept(
+    root: Path, source: Source, files: Sequence[Remote], say: Callable[[str], None]
+) -> dict[str, LockedFile]:
+    """Files in their places that are what they should be, by size and SHA-256."""
     kept = {}
     for each in files:
-        path = root / source.repository / each.path
+        label = f"{source.repository}/{each.path}"
+        path = root / label
+        if problem := blocked(root, label):
+            raise invalid_weights(label, f"cannot be fetched: {problem}", "the place of a file is free")
         if each.sha256 is None or not path.is_file() or path.stat().st_size != each.size:
             continue
+        say(f"checking {label} ({megabytes(each.size)})")
         measured = measure(path)
         if measured.sha256 == each.sha256:
             kept[each.path] = measured
     return kept
+
+
+def _forget_other_revisions(root: Path, plans: Sequence[_Plan]) -> None:
+    """Remove what interrupted fetches left behind of revisions that nobody wants any longer."""
+    wanted = {plan.staging(root) for plan in plans}
+    for folder in (root / STAGING).glob("*/*/*"):  # owner, name, revision
+        if folder not in wanted:
+            shutil.rmtree(folder)
 
 
 # --- Downloading
@@ -192,10 +192,14 @@ class _Counter:
         self._root = root
         self._report = report
         self._total = sum(each.size for plan in plans for each in plan.wanted)
-        self._here = sum(
-            path.stat().st_size for path in (root / STAGING).rglob("*") if path.is_file()
-        )  # at most too much, from a revision that nobody wants any longer
+        self._here = sum(path.stat().st_size for path in (root / STAGING).rglob("*") if path.is_file())
         self._finished = 0
+        self._done = 0
+
+    @property
+    def missing(self) -> int:
+        """Bytes that are still to be downloaded."""
+        return self._total - self._done
 
     def check_room(self) -> None:
         """See beforehand whether the disk holds it all.
@@ -215,7 +219,8 @@ class _Counter:
 
     def at(self, path: str, done: int) -> None:
         """Report bytes of the current file."""
-        self._report(path, self._finished + done, self._total)
+        self._done = self._finished + done
+        self._report(path, self._done, self._total)
 
     def finish(self, path: str, size: int) -> None:
         """The current file is done."""
@@ -223,14 +228,18 @@ class _Counter:
         self.at(path, 0)
 
 
-def _fetch(api: HfApi, root: Path, plan: _Plan, counter: _Counter) -> LockedRepository:
+def _fetch(
+    api: HfApi, root: Path, plan: _Plan, counter: _Counter, say: Callable[[str], None]
+) -> LockedRepository:
     repository = plan.source.repository
-    staging = root / STAGING / repository / plan.revision
+    staging = plan.staging(root)
     locked = dict(plan.kept)
     for each in plan.wanted:
         target = staging / each.path
+        say(f"downloading and checking {repository}/{each.path} ({megabytes(each.size)})")
         if not target.is_file():
-            _download(api, plan, each, target, counter)
+            told = partial(counter.at, each.path)
+            download(api, repository, plan.revision, each, target, told)
         locked[each.path] = _verified(staging, repository, each)
         counter.finish(each.path, each.size)
     for each in plan.wanted:
@@ -241,64 +250,7 @@ def _fetch(api: HfApi, root: Path, plan: _Plan, counter: _Counter) -> LockedRepo
     return LockedRepository(revision=plan.revision, updated=plan.updated, files=files)
 
 
-def _download(api: HfApi, plan: _Plan, remote: _Remote, target: Path, counter: _Counter) -> None:
-    """Download a file to `<target>.part` from where that ends, then give it its name."""
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.file_download import http_get
-
-    repository = plan.source.repository
-    part = target.with_name(f"{target.name}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    url = hf_hub_url(repository, remote.path, revision=plan.revision, endpoint=api.endpoint)
-    with part.open("ab") as stream, _hub_errors(f"{repository}/{remote.path}"):
-        if stream.tell() > remote.size:
-            stream.truncate(0)
-        http_get(
-            url,
-            _Counted(stream, lambda done: counter.at(remote.path, done)),  # type: ignore[arg-type]
-            resume_size=stream.tell(),
-            headers=_headers(api),
-            expected_size=remote.size,
-            tqdm_class=_silent(),
-        )
-    part.replace(target)
-
-
-class _Counted:
-    """A file that tells how long it has become."""
-
-    def __init__(self, stream: BinaryIO, told: Callable[[int], None]) -> None:
-        self._stream = stream
-        self._told = told
-
-    def write(self, data: bytes) -> int:
-        written = self._stream.write(data)
-        self._told(self._stream.tell())
-        return written
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def _headers(api: HfApi) -> dict[str, str]:
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
-
-    headers: dict[str, str] = build_hf_headers(token=api.token)
-    return headers
-
-
-def _silent() -> Any:
-    """A progress bar that shows nothing: progress has its own way here."""
-    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
-
-    class Silent(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
-
-    return Silent
-
-
-def _verified(staging: Path, repository: str, remote: _Remote) -> LockedFile:
+def _verified(staging: Path, repository: str, remote: Remote) -> LockedFile:
     """A downloaded file's measures, if it is what it should be; else it is removed."""
     target = staging / remote.path
     label = f"{repository}/{remote.path}"
@@ -323,31 +275,20 @@ def _unlike(file: str, problem: str) -> ReconError:
 
 
 @contextmanager
-def _hub_errors(what: str) -> Iterator[None]:
-    """Translate what huggingface_hub and the network raise."""
-    from huggingface_hub import errors
-
+def _disk_errors(root: Path, counter: _Counter) -> Iterator[None]:
+    """Say what a disk that is full in the middle of a download still has to hold."""
     try:
         yield
-    except (errors.GatedRepoError, errors.DisabledRepoError) as error:
-        text = f"The hub does not give {what} to this user: accept its terms there, and set HF_TOKEN."
-        raise AccessError(ErrorCode.LOCATION_NOT_ALLOWED, text, file=what) from error
-    except errors.RevisionNotFoundError as error:
-        text = f"The hub no longer has the pinned revision of {what}; --update takes its newest one."
-        raise AccessError(ErrorCode.INPUT_NOT_FOUND, text, file=what) from error
-    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError) as error:
-        text = f"The hub has no {what}, or shows it only to some: set HF_TOKEN."
-        raise AccessError(ErrorCode.INPUT_NOT_FOUND, text, file=what) from error
-    except errors.OfflineModeIsEnabled as error:
-        text = f"{what} cannot be fetched: HF_HUB_OFFLINE is set."
-        raise ResourceError(ErrorCode.STORAGE_UNAVAILABLE, text, file=what) from error
-    except ReconError:
-        raise
-    except Exception as error:  # the HTTP client's errors have no base of their own across its versions
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of this machine's disk
-        text = f"{what} could not be fetched; the same command goes on where this one stopped. {error}"
-        raise ResourceError(ErrorCode.STORAGE_UNAVAILABLE, text, file=what) from error
+    except OSError as error:
+        if error.errno not in DISK_FULL_ERRNOS:
+            raise
+        raise ResourceError(
+            ErrorCode.DISK_FULL,
+            f"The disk of {root} is full; {counter.missing / 1e9:.2f} GB of weights are missing. Make room: "
+            "the same command goes on where this one stopped.",
+            limit=shutil.disk_usage(root).free,
+            actual=counter.missing,
+        ) from error
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.reconviagen.weights_folder import invalid_weights, read_json
+from models.reconviagen.weights_folder import fetch_command, read_json
+from schemas.errors import ErrorCode, ModelError
 from schemas.jobs import describe
 
 LOCK_NAME = "weights.lock.json"
@@ -54,19 +55,34 @@ def read_lock(root: Path) -> Lock | None:
     Raises:
         ModelError: MODEL_WEIGHTS_INVALID if it is damaged.
     """
-    if not (root / LOCK_NAME).is_file():
+    if not (root / LOCK_NAME).exists():
         return None
     try:
         lock = Lock.model_validate(read_json(root, LOCK_NAME))
+    except ModelError as error:
+        raise _damaged(root, error.message) from error
     except ValidationError as error:
-        raise invalid_weights(
-            LOCK_NAME, f"is damaged: {describe(error)}", "the lock follows its schema"
-        ) from error
+        raise _damaged(root, describe(error)) from error
+    except IsADirectoryError as error:
+        raise _damaged(root, "it is a folder") from error
     for name, entry in lock.repositories.items():
         for path in (name, *(f"{name}/{file}" for file in entry.files)):
             if path.startswith("/") or ".." in path.split("/"):
-                raise invalid_weights(LOCK_NAME, f"names {path!r}", "paths may not leave the folder")
+                raise _damaged(root, f"it names {path!r}, and paths may not leave the folder")
     return lock
+
+
+def _damaged(root: Path, problem: str) -> ModelError:
+    """The error for a lock that cannot be used. Without it, large files that are right are still kept."""
+    command = fetch_command(root)
+    repair = f"Remove {root / LOCK_NAME} and run: {command}"
+    return ModelError(
+        ErrorCode.MODEL_WEIGHTS_INVALID,
+        f"The lock of the weights is damaged: {problem.rstrip('.')}. {repair}",
+        file=LOCK_NAME,
+        rule="the lock follows its schema, and names files of its folder",
+        command=command,
+    )
 
 
 def write_lock(root: Path, lock: Lock) -> None:

@@ -52,6 +52,8 @@ class Hub:
     down_after_cut: bool = False
     """Whether the server refuses work from a cut on."""
     down: bool = False
+    surplus: dict[str, bytes] = field(default_factory=dict)
+    """Path of a file to bytes that are sent after it, which the listing does not count."""
 
     def downloads(self) -> list[Request]:
         """Requests for files' contents."""
@@ -109,7 +111,7 @@ def serve(hub: Hub) -> Iterator[Hub]:
             self._send(302, b"", {"Location": f"http://localhost:{port}/cdn/{name}/{revision}/{file}"})
 
         def _content(self, name: str, revision: str, file: str, start: int) -> None:
-            data = hub.repositories[name].commits[revision][file]
+            data = hub.repositories[name].commits[revision][file] + hub.surplus.get(file, b"")
             headers = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
             cut = hub.cuts.pop(file, None)
             if cut is None:

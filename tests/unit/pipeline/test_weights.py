@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import pickle
+import resource
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hub_server import Hub, Repository, serve, sha256
-from huggingface_hub import constants
+from huggingface_hub import constants, errors
 from safetensors.numpy import save
 
 from models.reconviagen.weights_folder import DINOV2, TRELLIS, VGGT
@@ -92,6 +98,21 @@ def test_a_complete_folder_asks_the_hub_for_nothing(hub: Hub, tmp_path: Path):
     hub.down = True
     fetch(hub, tmp_path)
     assert not hub.requests
+
+
+def test_a_complete_folder_need_not_be_writable(hub: Hub, tmp_path: Path, monkeypatch):
+    lock = fetch(hub, tmp_path)
+    (tmp_path / ".fetch.lock").unlink()
+    before = sorted(tmp_path.rglob("*"))
+
+    def refuse(*_: object, **__: object) -> None:  # whoever runs the tests as root may write anywhere
+        raise PermissionError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    said: list[str] = []
+    assert fetch(hub, tmp_path, say=said.append) == lock
+    assert sorted(tmp_path.rglob("*")) == before
+    assert any(text.startswith(f"checking {MODEL}") for text in said), "reading it through takes a while"
 
 
 def test_a_cut_connection_is_taken_up_again(hub: Hub, cut: int, tmp_path: Path):
@@ -198,6 +219,100 @@ def test_two_fetches_do_not_write_into_one_folder(hub: Hub, tmp_path: Path):
             fetch(hub, tmp_path)
 
 
+@contextmanager
+def small_disk(limit: int) -> Iterator[None]:
+    """What a disk with room for `limit` bytes a file is like; the system itself refuses to write more."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_disk_that_fills_up_meanwhile_is_named_with_what_is_missing(hub: Hub, tmp_path: Path, monkeypatch):
+    # The system's bound on a file's size stands for the end of a disk: the same refusal, another number.
+    monkeypatch.setattr(weights_fetch, "DISK_FULL_ERRNOS", frozenset({errno.EFBIG}))
+    hub.repositories[NAME].commits[FIRST]["model.safetensors"] = tensors(0, 5_000_000)
+    with small_disk(100_000), pytest.raises(ResourceError) as caught:
+        fetch(hub, tmp_path)
+    assert caught.value.code is ErrorCode.DISK_FULL
+    assert f"The disk of {tmp_path} is full; 0.02 GB of weights are missing" in caught.value.message
+    assert read_lock(tmp_path) is None
+    fetch(hub, tmp_path)
+    assert weights_problem(tmp_path, [SOURCE]) is None
+
+
+def test_what_is_left_of_another_revision_makes_room(hub: Hub, cut: int, tmp_path: Path):
+    hub.down_after_cut = True
+    with pytest.raises(ResourceError):
+        fetch(hub, tmp_path)
+    left = tmp_path / ".fetch" / NAME / FIRST
+    assert list(left.iterdir())
+    with pytest.raises(ResourceError):
+        fetch(hub, tmp_path, replace(SOURCE, revision=SECOND))
+    hub.down = False
+    seen: list[bool] = []
+    fetch(hub, tmp_path, replace(SOURCE, revision=SECOND), on_progress=lambda *_: seen.append(left.exists()))
+    assert seen
+    assert not any(seen)
+
+
+def test_a_hub_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and answers none
+        endpoint = f"http://user:word@127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ResourceError) as caught:
+            fetch_weights(tmp_path, [SOURCE], endpoint=endpoint)
+    assert caught.value.code is ErrorCode.STORAGE_UNAVAILABLE
+    assert f"the hub at {endpoint.replace('user:word@', '')}" in caught.value.message
+
+
+def test_a_refusal_shows_no_rights_of_signed_addresses(hub: Hub, tmp_path: Path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise errors.HTTPError("403 for url 'https://cdn.example.org/x?Signature=secret'\nmore about it")
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", refuse)
+    with pytest.raises(ResourceError) as caught:
+        fetch(hub, tmp_path)
+    assert caught.value.message.endswith("403 for url 'https://cdn.example.org/x'")
+    assert hub.endpoint in caught.value.message
+
+
+def test_a_mistake_in_the_program_is_not_the_hubs(hub: Hub, tmp_path: Path, monkeypatch):
+    def other(url: str) -> None:
+        raise AssertionError("called without what it takes")
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", other)
+    with pytest.raises(TypeError):
+        fetch(hub, tmp_path)
+
+
+def test_no_more_is_taken_than_the_hub_has_listed(hub: Hub, tmp_path: Path):
+    hub.surplus["model.safetensors"] = b"\0" * (1 << 20)
+    with pytest.raises(ModelError, match="more than that arrives") as caught:
+        fetch(hub, tmp_path)
+    assert caught.value.details["file"] == MODEL
+    assert not list(tmp_path.rglob("*.safetensors*"))
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_before_anything_is_downloaded(hub: Hub, tmp_path: Path):
+    fetch(hub, tmp_path)
+    (tmp_path / MODEL).unlink()
+    (tmp_path / MODEL).mkdir()
+    hub.requests.clear()
+    with pytest.raises(ModelError, match=f"remove it: {tmp_path / MODEL}") as caught:
+        fetch(hub, tmp_path)
+    assert caught.value.code is ErrorCode.MODEL_WEIGHTS_INVALID
+    assert not hub.downloads()
+    problem = weights_problem(tmp_path, [SOURCE])
+    assert problem is not None
+    assert problem.code is ErrorCode.MODEL_WEIGHTS_INVALID
+    assert f"remove it: {tmp_path / MODEL}" in problem.message
+
+
 # --- Revisions
 
 
@@ -209,7 +324,7 @@ def test_update_takes_the_newest_revision_and_locks_it(hub: Hub, tmp_path: Path)
     lock = fetch(hub, tmp_path, update=True, say=said.append)
     assert (tmp_path / MODEL).read_bytes() == content(hub, SECOND)
     assert (lock.repositories[NAME].revision, lock.repositories[NAME].updated) == (SECOND, True)
-    assert SECOND in said[0]
+    assert any(SECOND in text for text in said)
     assert fetch(hub, tmp_path) == lock, "what was asked for stays"
     assert weights_problem(tmp_path, [SOURCE]) is None
 
@@ -219,8 +334,9 @@ def test_a_new_pin_is_fetched_and_missed_until_then(hub: Hub, tmp_path: Path):
     newer = replace(SOURCE, revision=SECOND)
     problem = weights_problem(tmp_path, [newer])
     assert problem is not None
-    assert FIRST in problem
-    assert f"recon weights fetch --folder {tmp_path}" in problem
+    assert problem.code is ErrorCode.MODEL_WEIGHTS_MISSING
+    assert FIRST in problem.message
+    assert f"recon weights fetch --folder {tmp_path}" in problem.message
     fetch(hub, tmp_path, newer)
     assert weights_problem(tmp_path, [newer]) is None
 
@@ -231,8 +347,11 @@ def test_a_new_pin_is_fetched_and_missed_until_then(hub: Hub, tmp_path: Path):
 def test_nothing_fetched_is_a_problem_with_the_command_to_run(tmp_path: Path):
     problem = weights_problem(tmp_path / "my weights")
     assert problem is not None
-    assert f"recon weights fetch --folder '{tmp_path}/my weights'" in problem
-    assert weights_problem(None) is not None
+    assert problem.code is ErrorCode.MODEL_WEIGHTS_MISSING
+    assert f"recon weights fetch --folder '{tmp_path}/my weights'" in problem.message
+    unset = weights_problem(None)
+    assert unset is not None
+    assert unset.code is ErrorCode.MODEL_WEIGHTS_MISSING
 
 
 def test_files_that_were_copied_are_told_from_those_that_are_not_there(tmp_path: Path):
@@ -292,7 +411,30 @@ def test_a_damaged_lock_is_refused(tmp_path: Path, text: str):
     with pytest.raises(ReconError) as caught:
         read_lock(tmp_path)
     assert caught.value.code is ErrorCode.MODEL_WEIGHTS_INVALID
-    assert weights_problem(tmp_path) is not None
+    assert f"Remove {tmp_path / LOCK_NAME} and run: recon weights fetch" in caught.value.message
+    problem = weights_problem(tmp_path)
+    assert problem is not None
+    assert problem.code is ErrorCode.MODEL_WEIGHTS_INVALID, "nothing is missing"
+
+
+def test_a_damaged_lock_is_repaired_as_it_is_told(hub: Hub, tmp_path: Path):
+    lock = fetch(hub, tmp_path)
+    (tmp_path / LOCK_NAME).write_text("{")
+    with pytest.raises(ModelError, match="Remove"):
+        fetch(hub, tmp_path)
+    (tmp_path / LOCK_NAME).unlink()
+    hub.requests.clear()
+    assert fetch(hub, tmp_path) == lock
+    assert [each.path.rsplit("/", 1)[1] for each in hub.downloads()] == ["config.json"], (
+        "the hub states no more"
+    )
+
+
+def test_a_folder_in_the_place_of_the_lock_is_a_damaged_lock(tmp_path: Path):
+    (tmp_path / LOCK_NAME).mkdir()
+    problem = weights_problem(tmp_path)
+    assert problem is not None
+    assert problem.code is ErrorCode.MODEL_WEIGHTS_INVALID
 
 
 def test_every_pin_is_a_commit_and_every_checksum_one_of_a_wanted_file():
@@ -347,9 +489,12 @@ def test_the_command_fetches_checks_and_lists_without_torch(tmp_path: Path):
         assert fetched.stdout.strip() == str(tmp_path)
         offline = recon("fetch", HF_HUB_OFFLINE="1", **places)
         assert offline.returncode == 0, "what is complete needs no hub"
+    assert f"downloading and checking {VGGT}/model.safetensors (" in fetched.stderr
     for arguments in (("check",), ("check", "--fast"), ("list",)):
-        done = recon(*arguments, **places)
-        assert done.returncode == 0, done.stderr
+        done = recon(*arguments, RECON_AMQP_URL="oops", **places)
+        assert done.returncode == 0, "no setting but the folder matters"
+        checked = f"checking {VGGT}/model.safetensors\n" in done.stderr
+        assert checked == (arguments[0] == "check")
         for name in (TRELLIS, VGGT, DINOV2):
             assert name in done.stdout
 
@@ -363,6 +508,16 @@ def test_the_command_fetches_checks_and_lists_without_torch(tmp_path: Path):
     offline = recon("fetch", HF_HUB_OFFLINE="1", **places)
     assert offline.returncode == 5
     assert "HF_HUB_OFFLINE" in offline.stderr
+
+
+def test_the_command_prints_a_line_a_file_at_any_width(tmp_path: Path):
+    needed = [f"{source.repository}/{pattern}" for source in SOURCES for pattern in source.files]
+    for command in ("list", "check"):
+        done = recon(command, "--folder", str(tmp_path), COLUMNS="20", RECON_AMQP_URL="oops")
+        lines = done.stdout.splitlines()
+        assert [line.split() for line in lines] == [
+            ["missing", f"{path}:", "it", "was", "not", "fetched"] for path in needed
+        ]
 
 
 def test_the_command_says_what_to_run_where_nothing_is(tmp_path: Path):
