@@ -19,6 +19,7 @@ _COLOR = 0.3  # weight of colours against coverage
 _DEPTH = 1.0  # weight of the mean depth difference, a share of the object's size, against coverage
 _FARTHEST = 0.1  # share of the object's size beyond which depth is another surface's
 _ELSEWHERE = 5.0  # pixels beyond which a silhouette is another one: the rim of a hole that has just opened
+_TOGETHER = 1 << 22  # pixels and vertices that are drawn at a time: a few hundred MiB with gradients
 _GAINS = (0.6, 1.6)  # exposures that a drawing may differ by, so that paint and not light is compared
 
 
@@ -84,7 +85,7 @@ class Drawing:
         return draw_painted(self.raster, self.mesh, matrices, self.views.size, self._topology)
 
     def mismatch(self, matrices: Tensor) -> Tensor:
-        """How far every view is off, [K, V]; 0 is equal, about 1 is nothing alike. Differentiable.
+        """How far every view is off, [K, V]; 0 is equal, about 1 is nothing alike.
 
         Coverage is compared in a pyramid of resolutions: only the drawn silhouette's pixels have a
         gradient, and the coarse levels tell them of what is further away.
@@ -92,13 +93,36 @@ class Drawing:
         Args:
             matrices: [K, V, 4, 4] from the object's space to clip space, for K proposals.
         """
+        with torch.no_grad():
+            parts = [self._mismatch(*each) for each in self._batches(matrices)]
+        return torch.cat(parts).reshape(matrices.shape[:2])
+
+    def slope(self, matrices: Tensor) -> Tensor:
+        """Gradient [K, V, 4, 4] of `mismatch`, each view's own."""
+        parts = []
+        for part, views in self._batches(matrices.detach()):
+            with torch.enable_grad():
+                (found,) = torch.autograd.grad(self._mismatch(part.requires_grad_(), views).sum(), [part])
+            parts.append(found)
+        return torch.cat(parts).reshape(matrices.shape)
+
+    def _batches(self, matrices: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Matrices [B, 4, 4] and their views' numbers [B], as many as are drawn at a time."""
         count, views = matrices.shape[:2]
-        image, depth, covered = self.draw(matrices.flatten(0, 1))
-        target = self.views.image.repeat(count, 1, 1, 1)
+        number = torch.arange(views, device=matrices.device).repeat(count)
+        height, width = self.views.size
+        together = max(1, _TOGETHER // (height * width + len(self.mesh.vertices)))
+        return list(zip(matrices.flatten(0, 1).split(together), number.split(together), strict=True))
+
+    def _mismatch(self, matrices: Tensor, views: Tensor) -> Tensor:
+        """`mismatch` [B] of `matrices` [B, 4, 4] for the views of these numbers [B], differentiable."""
+        image, depth, covered = self.draw(matrices)
+        inside = self.views.inside[views]
+        target = self.views.image[views]
         gained = torch.cat(
             [image[..., :3] * _gains(image.detach(), target)[:, None, None], image[..., 3:]], -1
         )
-        difference = (gained - target).permute(0, 3, 1, 2)
+        difference = ((gained - target) * inside[..., None]).permute(0, 3, 1, 2)
         weight = difference.new_tensor([_COLOR / 3] * 3 + [1.0])[:, None, None]
         total = sum(
             (F.avg_pool2d(difference, 2**level).square() * weight).sum(1).mean((1, 2))
@@ -106,32 +130,42 @@ class Drawing:
             if min(self.views.size) >= 2**level
         )
         area = target[..., 3].mean((1, 2)).clamp(min=1e-3)
-        return (total / area + _DEPTH * self._depth_error(depth, covered, count)).reshape(count, views)
+        return total / area + _DEPTH * self._depth_error(depth, covered, self.views.depth[views])
 
-    def _depth_error(self, depth: Tensor, covered: Tensor, count: int) -> Tensor:
-        """Mean difference of depth where both are known, as a share of the diameter, bounded, [K V]."""
-        known = self.views.depth.repeat(count, 1, 1)
+    def _depth_error(self, depth: Tensor, covered: Tensor, known: Tensor) -> Tensor:
+        """Mean difference of depth where both are known, as a share of the diameter, bounded, [B]."""
         both = ((known > 0) & (covered[..., 0] > 0)).to(depth.dtype)
         off = (depth[..., 0] - known).abs() / self._diameter
         return (off.clamp(max=_FARTHEST) * both).sum((1, 2)) / both.sum((1, 2)).clamp(min=1)
 
     @torch.no_grad()
-    def overlap(self, matrices: Tensor) -> tuple[Tensor, Tensor]:
-        """How well silhouettes fit, for `matrices` [V, 4, 4].
+    def overlap(self, matrices: Tensor) -> Tensor:
+        """Intersection over union [V] of drawn and seen masks, for `matrices` [V, 4, 4]."""
+        return torch.cat([self._overlap(*each) for each in self._batches(matrices[None])])
+
+    def _overlap(self, matrices: Tensor, views: Tensor) -> Tensor:
+        inside = self.views.inside[views]
+        drawn = (self.draw(matrices)[0][..., 3] > 0.5) & inside
+        seen = self.views.image[views][..., 3] > 0.5
+        return (drawn & seen).sum((1, 2)) / (drawn | (seen & inside)).sum((1, 2)).clamp(min=1)
+
+    @torch.no_grad()
+    def rim_distance(self, matrices: Tensor) -> Tensor:
+        """How far the drawn silhouette is from the seen one, for `matrices` [V, 4, 4].
 
         Returns:
-            Intersection over union of the masks [V], and the root mean square distance of the drawn
-            silhouette from the seen one [V], pixels of this resolution, each at most 5.
+            [V] root mean square, pixels of this resolution, each at most 5.
         """
-        image, _, _ = self.draw(matrices)
-        drawn, seen = image[..., 3] > 0.5, self.views.image[..., 3] > 0.5
-        iou = (drawn & seen).sum((1, 2)) / (drawn | seen).sum((1, 2)).clamp(min=1)
-        ours, theirs = silhouette_distance(image[..., 3]), silhouette_distance(self.views.image[..., 3])
-        rim = (ours.abs() < 1).to(ours.dtype)
-        square = ((ours - theirs).clamp(-_ELSEWHERE, _ELSEWHERE).square() * rim).sum((1, 2)) / rim.sum(
-            (1, 2)
-        ).clamp(min=1)
-        return iou, square.sqrt()
+        return torch.cat([self._rim_distance(*each) for each in self._batches(matrices[None])])
+
+    def _rim_distance(self, matrices: Tensor, views: Tensor) -> Tensor:
+        drawn, inside = self.draw(matrices)[0][..., 3], self.views.inside[views]
+        # Beyond the full image what is drawn goes on as what is seen: the image's border is no silhouette.
+        seen = torch.where(inside, self.views.image[views][..., 3], drawn)
+        ours, theirs = silhouette_distance(drawn), silhouette_distance(seen)
+        rim = ((ours.abs() < 1) & inside).to(ours.dtype)
+        square = (ours - theirs).clamp(-_ELSEWHERE, _ELSEWHERE).square() * rim
+        return (square.sum((1, 2)) / rim.sum((1, 2)).clamp(min=1)).sqrt()
 
 
 def _gains(image: Tensor, target: Tensor) -> Tensor:

@@ -136,6 +136,12 @@ class Crops:
         return corner, (self.size / side)[:, None, None]
 
 
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """The numbers of at most so many of `count` views, spread over all of them."""
+    chosen = min(count, most)
+    return [(2 * i + 1) * count // (2 * chosen) for i in range(chosen)]
+
+
 def _within(first: int, length: int, end: int, count: int, device: torch.device) -> Tensor:
     """Which of `count` steps [count] from `first` over `length` lie between 0 and `end`.
 

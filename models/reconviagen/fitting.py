@@ -60,17 +60,16 @@ def fit_poses(
     corrections.log_focal.requires_grad_(focal)
     clip = clip_matrices(cameras, drawing.mesh.vertices)
 
-    def mismatch() -> Tensor:
-        return drawing.mismatch(corrections.matrices(clip)[None])[0]
+    def matrices() -> Tensor:
+        return corrections.matrices(clip)[None]
 
-    def loss() -> Tensor:
-        prior = (corrections.log_focal / _FOCAL_SIGMA).square()
-        return mismatch().sum() + _FOCAL_PRIOR * len(cameras) * prior
+    def prior() -> Tensor:
+        return _FOCAL_PRIOR * len(cameras) * (corrections.log_focal / _FOCAL_SIGMA).square()
 
-    _descend(corrections, loss, schedule, tick)
+    _descend(corrections, drawing, matrices, prior, schedule, tick)
     with torch.no_grad():
         origin = torch.zeros(3, device=clip.device)
-        return corrections.corrected(cameras, origin, 1.0), mismatch()
+        return corrections.corrected(cameras, origin, 1.0), drawing.mismatch(matrices())[0]
 
 
 def fit_similarities(
@@ -96,12 +95,13 @@ def fit_similarities(
     world = torch.cat([start.points(drawing.mesh.vertices) for start in starts])
     clip = clip_matrices(cameras, world)
 
-    def mismatch() -> Tensor:
-        return drawing.mismatch(clip @ placed.matrices()[:, None]).mean(1)
+    def matrices() -> Tensor:
+        return clip @ placed.matrices()[:, None]
 
-    _descend(placed, lambda: mismatch().sum(), schedule, tick)
+    # Adam does not care that this is the sum over the views and not their mean.
+    _descend(placed, drawing, matrices, lambda: clip.new_zeros(()), schedule, tick)
     with torch.no_grad():
-        return placed.similarities(), mismatch()
+        return placed.similarities(), drawing.mismatch(matrices()).mean(1)
 
 
 class _Moves(nn.Module):
@@ -137,14 +137,22 @@ class _Moves(nn.Module):
 
 
 def _descend(
-    module: nn.Module, loss: Callable[[], Tensor], schedule: Schedule, tick: Callable[[], None]
+    module: nn.Module,
+    drawing: Drawing,
+    matrices: Callable[[], Tensor],
+    prior: Callable[[], Tensor],
+    schedule: Schedule,
+    tick: Callable[[], None],
 ) -> None:
+    """Lessen the sum of all views' mismatch under the module's `matrices` [K, V, 4, 4], and of the prior."""
     rate = _RATE * schedule.rate
     optimizer = torch.optim.Adam(module.parameters(), lr=rate, betas=(0.8, 0.95))
     for step in range(schedule.steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * (_LAST + (1 - _LAST) * (1 + math.cos(math.pi * step / schedule.steps)) / 2)
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss())
+        moved = matrices()
+        slope = drawing.slope(moved)  # batch by batch: only the matrices' graph is kept
+        torch.autograd.backward((moved * slope).sum() + prior())
         optimizer.step()
         tick()

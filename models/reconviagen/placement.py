@@ -8,6 +8,7 @@ middles and extents in closed form.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,7 +93,18 @@ class Placements:
         return [Similarity(*parts) for parts in zip(scale, self.rotation, shift, strict=True)]
 
 
-def place(samples: Samples, cameras: Cameras, views: Observed, rotations: Tensor) -> Placements:
+def placing_steps(views: int, rotations: int) -> int:
+    """How often `place` calls `tick`."""
+    return math.ceil(rotations / _chunk(views))
+
+
+def _chunk(views: int) -> int:
+    return max(1, _TOGETHER // (_POINTS * views))
+
+
+def place(
+    samples: Samples, cameras: Cameras, views: Observed, rotations: Tensor, tick: Callable[[], None]
+) -> Placements:
     """Put an object before cameras in every one of several rotations.
 
     Args:
@@ -100,10 +112,13 @@ def place(samples: Samples, cameras: Cameras, views: Observed, rotations: Tensor
         cameras: V cameras of the observed images' size. Of a single one the object's distance is open.
         views: What they see.
         rotations: [C, 3, 3].
+        tick: Called after every so many rotations; what it raises is let through.
     """
     search = _Search(samples, cameras, views)
-    chunk = max(1, _TOGETHER // (len(samples.points) * len(cameras)))
-    parts = [search(part) for part in rotations.split(chunk)]
+    parts = []
+    for part in rotations.split(_chunk(len(cameras))):
+        parts.append(search(part))
+        tick()
     names = Placements.__annotations__
     return Placements(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
@@ -113,21 +128,25 @@ class _Search:
         self._samples, self._cameras = samples, cameras
         self._target = to_image(views.image)
         self._depth = to_image(views.depth)
+        self._inside = to_image(views.inside).flatten(1)  # [V, S S]
         self._side = cameras.width
         k = cameras.intrinsics
-        self._focal, self._principal = k[:, 0, 0], k[:, :2, 2]
+        self._focal, self._principal = k[:, [0, 1], [0, 1]], k[:, :2, 2]  # [V, 2]: x, y
         alpha = self._target[..., 3]
         step = torch.arange(self._side, device=alpha.device) + 0.5
-        grid = torch.stack(torch.meshgrid(step, step, indexing="xy"), -1)  # [S, S, 2]: x, y
-        self._middle, self._extent = _moments(grid.reshape(1, -1, 2), alpha.flatten(1))  # [V, 2], [V]
-        self._grid = grid
+        grid = torch.stack(torch.meshgrid(step, step, indexing="xy"), -1).reshape(1, -1, 2)
+        # Pixels' places at depth 1, along the cameras' x and y: focal lengths may differ.
+        aside = (grid - self._principal[:, None]) / self._focal[:, None]
+        self._plane = aside * aside.new_tensor([1.0, -1.0])  # [V, S S, 2]
+        self._pixel = 1 / self._focal.mean(1)  # [V] about the size of one there
+        self._middle, self._extent = _moments(self._plane, alpha.flatten(1) * self._inside)  # [V, 2], [V]
         self._center, self._distance = self._triangulated()
 
     def _triangulated(self) -> tuple[Tensor, Tensor]:
         """Where the rays through the masks' middles come closest [3], and its z-depths [V]."""
         pose = self._cameras.camera_to_world
-        aside = (self._middle - self._principal) / self._focal[:, None] * pose.new_tensor([1.0, -1.0])
-        ray = F.normalize((pose[:, :3, :3] @ F.pad(aside, (0, 1), value=-1.0)[..., None])[..., 0], dim=1)
+        ahead = F.pad(self._middle, (0, 1), value=-1.0)
+        ray = F.normalize((pose[:, :3, :3] @ ahead[..., None])[..., 0], dim=1)
         across = torch.eye(3, device=ray.device) - ray[:, :, None] * ray[:, None]
         position = self._cameras.positions
         usual = (position + ray).mean(0)  # a single ray leaves the distance open
@@ -144,7 +163,7 @@ class _Search:
     def __call__(self, rotation: Tensor) -> Placements:
         count = len(rotation)
         center = self._center.expand(count, 3)
-        radius = (self._extent * self._distance / self._focal).median().expand(count) * math.sqrt(1.5)
+        radius = (self._extent * self._distance).median().expand(count) * math.sqrt(1.5)
         for _ in range(_CENTRINGS):
             center, radius = self._centred(rotation, center, radius)
         return Placements(rotation, center, radius, self._score(rotation, center, radius))
@@ -158,7 +177,7 @@ class _Search:
         local = torch.einsum("vij,cpj->cvpi", view, world) - (view @ pose[:, :3, 3:])[..., 0][:, None]
         depth = (-local[..., 2]).clamp(min=1e-6)
         flat = local[..., :2] * local.new_tensor([1.0, -1.0]) / depth[..., None]
-        return flat * self._focal[:, None, None] + self._principal[:, None], depth
+        return flat * self._focal[:, None] + self._principal[:, None], depth
 
     def _cells(self, pixel: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers [C, V, P] of the pixels that points lie in, and whether they lie in the image."""
@@ -172,14 +191,13 @@ class _Search:
         cell, inside = self._cells(pixel)
         filled = inside.new_zeros(*cell.shape[:2], self._side**2, dtype=pixel.dtype)
         filled.scatter_reduce_(2, cell, inside.to(pixel.dtype), "amax")
-        middle, extent = _moments(self._grid.reshape(1, 1, -1, 2), filled)  # [C, V, 2], [C, V]
+        middle, extent = _moments(self._plane, filled * self._inside)  # [C, V, 2], [C, V]
         pose = self._cameras.camera_to_world
-        off = (self._middle - middle) * middle.new_tensor([1.0, -1.0])  # along the cameras' x and y
-        reach = self._depth_of(center) / self._focal  # world units a pixel, [C, V]
+        off = (self._middle - middle) * self._depth_of(center)[..., None]  # world units, [C, V, 2]
         axes = pose[:, :3, :2]  # [V, 3, 2]
         matrix = (axes @ axes.transpose(1, 2)).sum(0) + _RIDGE * torch.eye(3, device=pose.device)
-        right = torch.einsum("vij,cvj->ci", axes, off * reach[..., None])
-        ratio = (self._extent / extent.clamp(min=0.5)).clamp(0.5, 2.0)
+        right = torch.einsum("vij,cvj->ci", axes, off)
+        ratio = (self._extent / torch.maximum(extent, 0.5 * self._pixel)).clamp(0.5, 2.0)
         return center + right @ torch.linalg.inv(matrix), radius * ratio.log().mean(1).exp()
 
     def _score(self, rotation: Tensor, center: Tensor, radius: Tensor) -> Tensor:
@@ -189,8 +207,8 @@ class _Search:
         far = torch.finfo(depth.dtype).max
         depth = torch.where(inside, depth, far)
         front = depth.new_full((*cell.shape[:2], cells), far).scatter_reduce(2, cell, depth, "amin")
-        drawn = front < far
-        seen = self._target[..., 3].reshape(1, -1, cells) > 0.5
+        drawn = (front < far) & self._inside
+        seen = (self._target[..., 3].reshape(1, -1, cells) > 0.5) & self._inside
         iou = (drawn & seen).sum(2) / (drawn | seen).sum(2).clamp(min=1)
         near = inside & (depth < front.gather(2, cell) + _SURFACE * radius[:, None, None])
         return (
