@@ -5,6 +5,10 @@
 #   docker build --target gpu --build-arg WEIGHTS=1 .    with the weights of reconviagen, about 10 GB more
 #   docker build --target cpu .                          no GPU
 #
+# The GPU image always compiles gsplat, and nvdiffrast unless it is left out: NVIDIA's CUDA toolkit is pulled for
+# that. Keep about 30 GB free for the builder, and as much again for WEIGHTS=1, which lie in its cache, in a stage
+# and in the image (reckoned, not measured). A mirror of the Hugging Face hub: --build-arg HF_ENDPOINT=https://...
+#
 # nvdiffrast (NVIDIA Source Code License) may be used for research and evaluation only. An image for commercial
 # use must leave it out: the worker then renders with Warp, by the same code path.
 #
@@ -87,12 +91,14 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 # secret `hf_token` is a token of the Hugging Face hub: docker build --secret id=hf_token,env=HF_TOKEN
 
 FROM dependencies-gpu AS weights-1
+ARG HF_ENDPOINT=https://huggingface.co
 RUN --mount=type=bind,from=package,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
 RUN --mount=type=cache,id=recon-weights,target=/var/cache/recon,sharing=locked \
     --mount=type=secret,id=hf_token \
     HF_TOKEN_PATH=/run/secrets/hf_token recon weights fetch --folder /var/cache/recon/weights \
     && mkdir -p /opt/recon \
     && cp -a /var/cache/recon/weights /opt/recon/weights \
+    && rm -rf /opt/recon/weights/.fetch* \
     && recon weights check --fast --folder /opt/recon/weights
 
 FROM python AS weights-0
@@ -122,16 +128,16 @@ USER recon
 HEALTHCHECK --interval=30s --timeout=15s --start-period=120s --retries=3 CMD ["python", "/opt/healthcheck.py"]
 
 FROM runtime AS gpu
-COPY --from=weights /opt/recon/weights /opt/recon/weights
+# Linked: the layer of gigabytes stays the same, whatever changes before it.
+COPY --link --from=weights /opt/recon/weights /opt/recon/weights
 COPY --from=dependencies-gpu /opt/venv /opt/venv
 RUN --mount=type=bind,from=package,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
 RUN --mount=type=bind,from=gsplat,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
 RUN --mount=type=bind,from=nvdiffrast,source=/wheels,target=/wheels \
     if ls /wheels/*.whl >/dev/null 2>&1; then pip install --no-deps /wheels/*.whl; fi
-# Nothing is downloaded at run time.
+# Nothing is downloaded at run time. Weights that are not in the image are mounted there, read-only.
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
-    RECON_WEIGHTS=/opt/recon/weights \
-    HF_HUB_OFFLINE=1
+    RECON_WEIGHTS=/opt/recon/weights
 USER recon
 HEALTHCHECK --interval=30s --timeout=15s --start-period=300s --retries=3 CMD ["python", "/opt/healthcheck.py"]

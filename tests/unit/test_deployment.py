@@ -64,10 +64,17 @@ def test_workers_get_settings_that_exist(name):
     assert set(re.findall(r"\bRECON_\w+(?==)", DOCKERFILE)) <= known
 
 
+def parts(volume: str) -> tuple[str, str]:
+    """Source and target of a short volume, where no variable is set; an anonymous one has no target."""
+    plain = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume)
+    source, _, target = plain.partition(":")
+    return source, target
+
+
 def test_mounted_files_exist():
     for name, service in COMPOSE["services"].items():
         for volume in service.get("volumes", []):
-            source, _, target = volume.partition(":")
+            source, target = parts(volume)
             if not target:
                 continue  # an anonymous volume
             assert source in COMPOSE["volumes"] or (ROOT / source).is_file(), f"{name}: {volume}"
@@ -76,7 +83,21 @@ def test_mounted_files_exist():
 @pytest.mark.parametrize("name", ["worker-gpu", "worker-cpu"])
 def test_workers_share_no_volume(name):
     # A worker sweeps its work folder at start, by process ids that mean nothing in another container.
-    assert all(":" not in volume for volume in COMPOSE["services"][name]["volumes"])
+    shared = [volume for volume in COMPOSE["services"][name]["volumes"] if parts(volume)[1]]
+    assert all(volume.endswith(":ro") for volume in shared)
+    assert "/var/lib/recon" in COMPOSE["services"][name]["volumes"], "what is written to is its own"
+
+
+def test_weights_of_the_host_are_read_where_they_are_mounted():
+    worker = COMPOSE["services"]["worker-gpu"]
+    (volume,) = [each for each in worker["volumes"] if "WEIGHTS_FOLDER" in each]
+    target = parts(volume)[1].removesuffix(":ro")
+    setting = worker["environment"]["RECON_WEIGHTS"]
+    with_folder = re.sub(r"\$\{WEIGHTS_FOLDER:\+([^}]*)\}", r"\1", setting)
+    without = re.sub(r"\$\{WEIGHTS_FOLDER:\+[^}]*\}", "", setting)
+    (of_image,) = re.findall(r"RECON_WEIGHTS=(\S+)", DOCKERFILE)
+    assert (with_folder, without) == (target, of_image)
+    assert target != of_image, "an empty mount would hide the weights of an image that has them"
 
 
 def test_build_targets_exist():
@@ -93,15 +114,19 @@ def test_every_stage_that_is_named_exists_whatever_the_arguments():
         (default,) = re.findall(rf"^ARG {argument}=([01])$", DOCKERFILE, re.MULTILINE)
         assert COMPOSE["services"]["worker-gpu"]["build"]["args"][argument] == f"${{{argument}:-{default}}}"
         assert {f"{argument.lower()}-0", f"{argument.lower()}-1"} <= stages
+    (hub,) = re.findall(r"^ARG HF_ENDPOINT=(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert COMPOSE["services"]["worker-gpu"]["build"]["args"]["HF_ENDPOINT"] == f"${{HF_ENDPOINT:-{hub}}}"
 
 
 def test_weights_are_fetched_by_the_build_and_never_by_a_worker():
     build, run = DOCKERFILE.split("FROM runtime AS gpu")
     fetch = next(line for line in build.splitlines() if "recon weights fetch" in line)
     assert fetch.strip().startswith("HF_TOKEN_PATH=/run/secrets/"), "a token is a secret, no argument"
-    assert "HF_HUB_OFFLINE=1" in run
+    assert "weights fetch" not in run
+    assert "HF_HUB_OFFLINE" not in run, "`recon weights fetch` into a volume must work in a container"
+    assert "rm -rf /opt/recon/weights/.fetch*" in build, "the lock file of a fetch is no weight"
     (folder,) = re.findall(r"RECON_WEIGHTS=(\S+)", run)
-    assert f"COPY --from=weights {folder} {folder}" in run
+    assert f"COPY --link --from=weights {folder} {folder}" in run
     # Outside of the volume that a worker writes to, in a layer of the image.
     assert not Path(folder).is_relative_to("/var/lib/recon")
 
