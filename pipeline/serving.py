@@ -128,13 +128,9 @@ def _faults_of_reconviagen() -> Iterator[None]:
 
 
 def _reconviagen(device: torch.device, weights: Path | None) -> Reconstructor:
-    problem: ReconError | str | None = weights_problem(weights)
+    problem = weights_problem(weights)
     if problem is not None:
-        raise (
-            problem
-            if isinstance(problem, ReconError)
-            else ModelError(ErrorCode.MODEL_WEIGHTS_MISSING, problem)
-        )
+        raise problem
     assert weights is not None  # that would be a problem
     # Here, so that what it alone imports cannot keep a machine from serving the other model.
     from models.reconviagen.model import Reconviagen

@@ -1,5 +1,6 @@
 """Which models a machine serves, and what it says of the others."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,17 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     write_checkpoint(folder)
     return folder
+
+
+def test_damaged_weights_are_told_with_the_file(tmp_path, weights):
+    copy = shutil.copytree(weights, tmp_path / "weights")
+    (file,) = copy.rglob("slat_vggt_cond.safetensors")
+    file.write_bytes(b"cut off")
+    found = Pipeline(settings(tmp_path, min_gpu_memory_gib=0, weights=copy)).load()
+    assert found.models == ("nvdiffrec",)
+    reason = found.unavailable["reconviagen"]
+    assert reason.code is ErrorCode.MODEL_WEIGHTS_INVALID
+    assert reason.details["file"] == str(file.relative_to(copy))
 
 
 def served_beside(
