@@ -38,7 +38,7 @@ from schemas.quality import QualityReport
 from schemas.results import JobRecord, Manifest
 from tests.checkpoints import write_tame_checkpoint
 from tests.gltf.khronos import validate
-from tests.unit.consumer.test_health import free_port
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.broker, pytest.mark.storage, pytest.mark.slow]
 

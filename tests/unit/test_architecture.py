@@ -60,7 +60,7 @@ def test_tests_share_plain_modules_and_not_each_other():
     pattern = re.compile(r"^\s*(from|import) ([\w.]+\.)?test_\w+", re.MULTILINE)
     importers = [
         str(path.relative_to(ROOT))
-        for kind in ("unit", "integration")
+        for kind in ("unit", "integration", "acceptance")
         for path in (ROOT / "tests" / kind).rglob("*.py")
         if pattern.search(path.read_text())
     ]
