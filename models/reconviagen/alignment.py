@@ -202,7 +202,7 @@ class _Progress:
             nonlocal count
             count += 1
             if self._callback:
-                message = f"{self._name}: {what}, step {count} of {steps}"
+                message = f"{self._name}: step {count} of {steps}, {what}"
                 self._callback(first + (end - first) * count / steps, message, {})
 
         return tick

@@ -20,6 +20,7 @@ _DEPTH = 1.0  # weight of the mean depth difference, a share of the object's siz
 _FARTHEST = 0.1  # share of the object's size beyond which depth is another surface's
 _ELSEWHERE = 5.0  # pixels beyond which a silhouette is another one: the rim of a hole that has just opened
 _TOGETHER = 1 << 22  # pixels and vertices that are drawn at a time: a few hundred MiB with gradients
+_SHRUNK = 32  # crops that are made smaller at a time: there may be hundreds, of five megabytes each
 _GAINS = (0.6, 1.6)  # exposures that a drawing may differ by, so that paint and not light is compared
 
 
@@ -55,8 +56,11 @@ def observed(crops: Crops, depths: Tensor | None, side: int) -> Observed:
         depths: [V, H, W] z-depth of the full images, 0 where unknown; None without any.
         side: Of the result, pixels.
     """
-    stack = torch.cat([crops.images * crops.masks[:, None], crops.masks[:, None]], 1)
-    image = to_image(F.interpolate(stack, (side, side), mode="area").permute(0, 2, 3, 1)).contiguous()
+    small = [
+        F.interpolate(torch.cat([images * masks[:, None], masks[:, None]], 1), (side, side), mode="area")
+        for images, masks in zip(crops.images.split(_SHRUNK), crops.masks.split(_SHRUNK), strict=True)
+    ]
+    image = to_image(torch.cat(small).permute(0, 2, 3, 1)).contiguous()
     inside = to_image(crops.inside(side))
     depth = image.new_zeros(image.shape[:3])
     if depths is not None:

@@ -134,7 +134,7 @@ def test_cameras_are_found_from_a_network_that_errs(views, model):
 
     def callback(share, message, metrics):
         shares.append(share)
-        name, phase, step, of = re.fullmatch(r"(.*): (.*), step (.*) of (.*)", message).groups()
+        name, step, of, phase = re.fullmatch(r"(.*): step (.*) of (.*), (.*)", message).groups()
         assert name == "cameras"
         assert int(step) == steps.get(phase, (0, 0))[0] + 1
         steps[phase] = int(step), int(of)
@@ -165,7 +165,7 @@ def test_a_network_is_shown_few_of_many_views_at_a_time(views, model):
     progress = _Progress("cameras", lambda share, message, metrics: told.append(message))
     found = _transferred(RASTER, model, crops, network(model, crops, true, said), progress)
     assert sorted(shown) == [12, 12, 13]
-    assert told[-1] == "cameras: networks, step 3 of 3"
+    assert told[-1] == "cameras: step 3 of 3, networks"
     pixel, truth = found.project(model.vertices)[0], true.project(model.vertices)[0]
     assert float((pixel - truth).norm(dim=-1).max()) < 3  # of 128; another view's are off by dozens
 
