@@ -21,6 +21,7 @@ from models.raster import RasterBackend
 _PADDING = 3
 _FINEST_PACKING = 1024  # cells a side; packing takes time by their number, and finer cells gain nothing
 _EXPECTED_FILL = 0.62
+_TEXELS_AT_ONCE = 1 << 20
 
 
 def texture_side(texels: int) -> int:
@@ -84,7 +85,7 @@ def bake(
         faces: [F, 3] int32.
         uvs, uv_faces: The surface's atlas.
         resolution: Side of the texture, texels.
-        color: From values [K, C] at texels to colours [K, 3].
+        color: From values [K, C] at texels to colours [K, 3]; called for at most a million at a time.
 
     Returns:
         [resolution, resolution, 3]; row 0 belongs to v = 0.
@@ -93,10 +94,11 @@ def bake(
     rast, _ = raster.rasterize(plane[None].contiguous(), uv_faces, (resolution, resolution))
     triangle = rast[0, ..., 3].long() - 1  # [H, W], -1 where no chart is
     rows, columns = torch.nonzero(triangle >= 0, as_tuple=True)
-    u, v = rast[0, rows, columns, 0:1], rast[0, rows, columns, 1:2]
-    corner = values[faces[triangle[rows, columns]].long()]  # [K, 3, C]
     texture = values.new_zeros(resolution, resolution, 3)
-    texture[rows, columns] = color(u * corner[:, 0] + v * corner[:, 1] + (1 - u - v) * corner[:, 2])
+    for row, column in zip(rows.split(_TEXELS_AT_ONCE), columns.split(_TEXELS_AT_ONCE), strict=True):
+        corner = values[faces[triangle[row, column]].long()]  # [K, 3, C]
+        u, v = rast[0, row, column, 0:1], rast[0, row, column, 1:2]
+        texture[row, column] = color(u * corner[:, 0] + v * corner[:, 1] + (1 - u - v) * corner[:, 2])
     return _fill_gaps(texture, triangle >= 0)
 
 

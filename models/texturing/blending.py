@@ -7,6 +7,7 @@ view alone, so that small errors of shape and cameras do not blur it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,6 @@ from torch import Tensor
 from models.texturing.sight import Sight
 
 _DETAIL_POWER = 4  # of the weights in the detail's mean: the best view's counts nearly alone
-_CHUNK = 1 << 20  # points that are looked at together
 
 
 @dataclass(frozen=True)
@@ -33,37 +33,38 @@ class Blend:
     trust: Tensor
 
 
-def blend(sights: list[Sight], points: Tensor, normals: Tensor, gains: Tensor | None = None) -> Blend:
-    """Look at points of a surface from all views.
+def blend(
+    sights: list[Sight],
+    points: Tensor,
+    normals: Tensor,
+    gains: Tensor | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> Blend:
+    """Look at points of a surface from all views, one after the other.
 
     Args:
         sights: The V views.
-        points, normals: [N, 3].
+        points, normals: [N, 3], a million at most: a view needs some hundred bytes for each.
         gains: [V, 3] factors on the views' colours; 1 by default.
+        tick: Called after every view; what it raises is let through.
     """
     if gains is None:
         gains = points.new_ones(len(sights), 3)
-    parts = [
-        _blend(sights, *part, gains) for part in zip(points.split(_CHUNK), normals.split(_CHUNK), strict=True)
-    ]
-    return Blend(*(torch.cat([getattr(part, name) for part in parts]) for name in Blend.__annotations__))
-
-
-def _blend(sights: list[Sight], points: Tensor, normals: Tensor, gains: Tensor) -> Blend:
     smooth, detail = torch.zeros_like(points), torch.zeros_like(points)
-    total, sharp, trust = (points.new_zeros(len(points)) for _ in range(3))
-    found = [sight(points, normals) for sight in sights]
-    best = points.new_zeros(len(points))
-    for index, looks in found:
-        best[index] = torch.maximum(best[index], looks.weight)
-    for (index, looks), gain in zip(found, gains, strict=True):
-        weight = looks.weight / best[index]  # a ratio: powers of the weights themselves would leave float32
-        smooth[index] += weight[:, None] * looks.smooth * gain
-        total[index] += weight
-        weight = weight**_DETAIL_POWER
-        detail[index] += weight[:, None] * looks.detail * gain
-        sharp[index] += weight
+    total, sharp, trust, best = (points.new_zeros(len(points)) for _ in range(4))
+    for sight, gain in zip(sights, gains, strict=True):
+        index, looks = sight(points, normals)
+        # Weights count against the best one so far: powers of the weights themselves would leave float32.
+        top = torch.maximum(best[index], looks.weight)
+        kept, weight = best[index] / top, looks.weight / top
+        best[index] = top
+        smooth[index] = smooth[index] * kept[:, None] + weight[:, None] * looks.smooth * gain
+        total[index] = total[index] * kept + weight
+        kept, weight = kept**_DETAIL_POWER, weight**_DETAIL_POWER
+        detail[index] = detail[index] * kept[:, None] + weight[:, None] * looks.detail * gain
+        sharp[index] = sharp[index] * kept + weight
         trust[index] = torch.maximum(trust[index], looks.trust)
+        tick()
     smooth = smooth / total.clamp(min=1e-6)[:, None]
     colors = smooth + detail / sharp.clamp(min=1e-6)[:, None]
     return Blend(colors.clamp(0, 1), smooth, trust)

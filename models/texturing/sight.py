@@ -8,6 +8,7 @@ All weights fall to zero continuously there, so that views blend into each other
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -25,6 +26,7 @@ _ERODED_PX = 1.0  # pixels next to a rim mix two surfaces
 _FEATHER = 0.015  # width of the ramp behind that, as a share of the image's longer side
 _BIAS_PX = 1.5  # how far behind what a pixel shows a point may lie, in pixels of depth on a square view
 _STEEPEST = 8.0  # slope beyond which that grows no further
+_COARSE = 2.0  # pixels of a standard deviation that a blurred image keeps
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,10 @@ class Sight:
         feather = max(_FEATHER * max(mask.shape), 2.0)
         trust = _smoothstep((distance - _ERODED_PX) / feather)
         sigma = blur / float(pixel[depth > 0].median()) if bool((depth > 0).any()) else 1.0
-        smooth = _blurred(image, trusted, sigma)
-        self._maps = torch.cat([smooth, image, depth[..., None], trust[..., None]], -1).permute(2, 0, 1)[None]
+        # Half precision for colours: there may be hundreds of views. Depths need more.
+        self._image = torch.cat([image, trust[..., None]], -1).half()
+        self._depth = depth[..., None]
+        self._smooth, self._block = _blurred(image, trusted, sigma)
 
     def __call__(self, points: Tensor, normals: Tensor) -> tuple[Tensor, Looks]:
         """Look at points of the surface.
@@ -86,15 +90,16 @@ class Sight:
         inside = (depth > 0) & ((pixel > 0) & (pixel < size)).all(1) & (cosine > _GRAZING)
         index = torch.nonzero(inside)[:, 0]
         pixel, depth, cosine = pixel[index], depth[index], cosine[index]
-        found = _bilinear(self._maps, pixel / size * 2 - 1)  # [K, 8]
+        found = _bilinear(self._image, pixel)  # [K, 4]
         slope = ((1 - cosine.square()).clamp(min=0).sqrt() / cosine).clamp(max=_STEEPEST)
-        behind = (depth - found[:, 6]) * self._focal / depth
+        behind = (depth - _bilinear(self._depth, pixel)[:, 0]) * self._focal / depth
         # Soft, for the depth that pixels show is as coarse as they are.
         visible = 1 - _smoothstep(behind / (_BIAS_PX * (1 + slope)) - 1)
-        trust = visible * _smoothstep((cosine - _GRAZING) / (_SQUARE - _GRAZING)) * found[:, 7]
+        trust = visible * _smoothstep((cosine - _GRAZING) / (_SQUARE - _GRAZING)) * found[:, 3]
         weight = trust * cosine * (self._focal / depth).square()
         seen = weight > 0
-        smooth, image = found[seen, :3], found[seen, 3:6]
+        blurred = _bilinear(self._smooth, pixel[seen] / self._block)
+        smooth, image = blurred[:, :3] / blurred[:, 3:].clamp(min=1e-4), found[seen, :3]
         return index[seen], Looks(smooth, image - smooth, trust[seen], weight[seen])
 
 
@@ -116,17 +121,45 @@ def _smoothstep(x: Tensor) -> Tensor:
     return x * x * (3 - 2 * x)
 
 
-def _blurred(image: Tensor, region: Tensor, sigma: float) -> Tensor:
-    """Gaussian means [H, W, 3] of `image` over the pixels of `region` [H, W]; the image itself elsewhere."""
+def _blurred(image: Tensor, region: Tensor, sigma: float) -> tuple[Tensor, int]:
+    """Gaussian means of an image over a region, as coarse as these allow.
+
+    Args:
+        image: [H, W, 3].
+        region: [H, W] bool, the pixels that count.
+        sigma: Standard deviation, pixels.
+
+    Returns:
+        [h, w, 4] float16: the means times the share of pixels that count, and that share; and how many pixels
+        make a side of one of theirs.
+    """
     weight = region.to(image.dtype)[..., None]
-    stack = torch.cat([image * weight, weight], -1).cpu().numpy()
-    blurred = torch.tensor(cv2.GaussianBlur(stack, (0, 0), max(sigma, 0.5)), device=image.device)
-    return torch.where(region[..., None], blurred[..., :3] / blurred[..., 3:].clamp(min=1e-4), image)
+    stack = torch.cat([image * weight, weight], -1).permute(2, 0, 1)[:, None]  # [4, 1, H, W]
+    block = max(1, int(sigma / _COARSE))
+    height, width = region.shape
+    stack = F.avg_pool2d(F.pad(stack, (0, -width % block, 0, -height % block)), block)
+    left = math.sqrt(max(sigma**2 - (block**2 - 1) / 12, 0.25)) / block  # blocks are a blur themselves
+    reach = math.ceil(3 * left)
+    kernel = torch.exp(-(torch.arange(-reach, reach + 1, device=image.device) / left).square() / 2)
+    kernel = (kernel / kernel.sum()).to(image.dtype)
+    stack = F.conv2d(stack, kernel[None, None, None], padding=(0, reach))
+    stack = F.conv2d(stack, kernel[None, None, :, None], padding=(reach, 0))
+    return stack[:, 0].permute(1, 2, 0).half(), block
 
 
 def _bilinear(maps: Tensor, place: Tensor) -> Tensor:
-    """Values [K, C] of `maps` [1, C, H, W] at places [K, 2] in [-1, 1]."""
-    found = F.grid_sample(
-        maps, place[None, None], mode="bilinear", padding_mode="border", align_corners=False
+    """Values [K, C] float32 of `maps` [H, W, C] at places [K, 2], pixels; beyond the rim those of the rim.
+
+    torch's own would want the places as coarse as the maps.
+    """
+    height, width = maps.shape[:2]
+    corner = (place - 0.5).floor()
+    right, below = (place - 0.5 - corner).unsqueeze(-1).unbind(1)  # [K, 1] each
+    x, y = corner.long().unbind(1)
+    columns = [(x + step).clamp(0, width - 1) for step in (0, 1)]
+    values = maps.flatten(0, 1)
+    first, second = (
+        torch.lerp(*(values[row * width + column].float() for column in columns), right)
+        for row in ((y + step).clamp(0, height - 1) for step in (0, 1))
     )
-    return found[0, :, 0].T
+    return torch.lerp(first, second, below)
