@@ -22,7 +22,7 @@ from models.raster import RasterBackend
 from models.raster.choice import chosen_backend
 from models.reconviagen.alignment import Alignment, align_to_cameras, estimate_cameras
 from models.reconviagen.checkpoint import Checkpoint, Part
-from models.reconviagen.crops import Crops, crop_views
+from models.reconviagen.crops import Crops, crop_views, evenly_spaced
 from models.reconviagen.generation import Generated, Generator
 from models.reconviagen.memory import Networks, Plan
 from models.reconviagen.refined import Refinement
@@ -209,8 +209,7 @@ class _Run:
     @property
     def _shown(self) -> list[int]:
         """Views that the networks are shown: all, or so many evenly spaced ones as they have room for."""
-        count = min(len(self.crops), _MOST_SHOWN)
-        return [(2 * i + 1) * len(self.crops) // (2 * count) for i in range(count)]
+        return evenly_spaced(len(self.crops), _MOST_SHOWN)
 
     def _generated(self, samplers: tuple[SamplerConfig, SamplerConfig], callback: Callback) -> Generated:
         callback(0.0, "features of the views", {})
