@@ -312,7 +312,7 @@ class _Run:
         return textured(
             self.raster,
             mesh,
-            self.views.to(self.raster.device).with_cameras(alignment.cameras),
+            self.views.with_cameras(alignment.cameras),
             _shown_by(self.raster, made),
             resolution=texture_side(self.options.texture_resolution),
             callback=part(callback, tidy, 1.0),
