@@ -26,8 +26,8 @@ class Health(Published):
 
     status: HealthStatus = Field(
         description="`ok`: takes or runs jobs. `starting`: loads models, or has not reached the broker yet. "
-        "`degraded`: lost the broker or the engine, or cannot take from its queues, and tries to get it back. "
-        "`stopping`: takes no more jobs."
+        "`degraded`: lost the broker or the engine, or cannot take from its queues, and tries to get that "
+        "back. `stopping`: takes no more jobs."
     )
     worker_id: str = Field(description="The worker.")
     version: str = Field(description="Version of the worker.")
