@@ -306,7 +306,6 @@ def published_arguments() -> dict[Part, dict[str, Any]]:
 def write(folder: Path, size: Size) -> None:
     """Write a checkpoint."""
     arguments = MINIATURE if size == "mini" else published_arguments()
-    # DINOv2 gives the latent's flow its condition; in miniature the two are as wide already.
     write_checkpoint(folder, arguments=arguments, lock=False)
 
 
