@@ -21,7 +21,7 @@ LOGGER = logging.getLogger(__name__)
 GIB = 2**30
 
 WORKING_SET = 11 * GIB
-"""Room that the largest stage needs beside the weights, with sixteen views: bytes."""
+"""Room that a job of sixteen views needs beside the weights, what torch keeps in reserve included: bytes."""
 
 RESTING_SHARE = 0.4
 """Of the device's memory: weights that take more make room for other models between two jobs."""

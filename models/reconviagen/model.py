@@ -266,6 +266,7 @@ class _Run:
         )
 
     def _estimated(self, made: Generated, callback: Callback) -> Alignment:
+        callback(0.0, "cameras", {})
         predict = self.generator.predict_cameras
         return estimate_cameras(self.raster, made.mesh, self.crops, predict, callback=callback)
 

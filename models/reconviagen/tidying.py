@@ -39,10 +39,10 @@ def tidied(
         target_triangles: About so many at most.
         callback: Told between the steps.
     """
-    callback(0.0, "cleaning the mesh", {})
-    whole = clean(mesh, cameras.positions, largest_hole=_LARGEST_HOLE)
-    callback(0.3, "dropping hidden parts", {})
-    whole = without_hidden(raster, whole)
+    callback(0.0, "dropping hidden parts", {})
+    whole = without_hidden(raster, mesh)
+    callback(0.2, "cleaning the mesh", {})
+    whole = clean(whole, cameras.positions, largest_hole=_LARGEST_HOLE)
     callback(0.6, "simplifying the mesh", {})
     found = decimate(whole, target_triangles)
     if len(found.faces) > _NEAR_TARGET * target_triangles:
