@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,84 +17,32 @@ from torch import Tensor, nn
 from models.layers.embedding import TimestepEmbedder, absolute_position_embedding
 from models.layers.norm import LayerNorm32
 from models.layers.precision import MixedPrecision
-from models.layers.transformer import Context, CrossBlockConfig, ModulatedCrossBlock
+from models.layers.transformer import Context, ModulatedCrossBlock
+from models.reconviagen.flow_config import FlowConfig
 from models.reconviagen.published import require
 from models.sparse.convolution import SparseConv3d
 from models.sparse.grid import SparseGrid
 
 
-@dataclass(frozen=True)
-class LatentFlowConfig:
+@dataclass(frozen=True, kw_only=True)
+class LatentFlowConfig(FlowConfig):
     """Arguments of the published `SLatFlowModel`.
 
     Attributes:
-        resolution: Voxels of the latent along each axis.
-        in_channels: Channels of the latent.
-        model_channels: Channels of the tokens.
-        cond_channels: Channels of the condition.
-        out_channels: Channels of the velocity, those of the latent.
-        num_blocks: Transformer blocks.
         io_block_channels: Channels at each resolution above that of the tokens, fine to coarse.
-        num_heads: Attention heads; by default as many as `num_head_channels` allows.
-        num_head_channels: Channels of a head where `num_heads` is not given.
-        mlp_ratio: Width of the feed-forward's hidden layer over `model_channels`.
         patch_size: Voxels of a token along each axis: 2 to the number of `io_block_channels`.
         num_io_res_blocks: Residual blocks at each of these resolutions, on the way in and on the way out.
-        pe_mode: How positions are embedded: "ape", absolutely.
-        use_fp16: Whether the checkpoint's torso is float16.
-        use_bf16: Whether it is bfloat16.
-        use_checkpoint: Of training only.
         use_skip_connection: Whether blocks on the way out also see those on the way in: they do.
-        share_mod: Whether all blocks share their modulation: they do not.
-        qk_rms_norm: Whether self-attention normalises queries and keys.
-        qk_rms_norm_cross: Whether cross-attention does.
-
-    Raises:
-        ValueError: for a variant that was never published.
     """
 
-    resolution: int
-    in_channels: int
-    model_channels: int
-    cond_channels: int
-    out_channels: int
-    num_blocks: int
     io_block_channels: Sequence[int]
-    num_heads: int | None = None
-    num_head_channels: int = 64
-    mlp_ratio: float = 4.0
     patch_size: int = 2
     num_io_res_blocks: int = 2
-    pe_mode: Literal["ape", "rope"] = "ape"
-    use_fp16: bool = False
-    use_bf16: bool = False
-    use_checkpoint: bool = False
     use_skip_connection: bool = True
-    share_mod: bool = False
-    qk_rms_norm: bool = False
-    qk_rms_norm_cross: bool = False
 
     def __post_init__(self) -> None:
-        require(
-            self,
-            pe_mode="ape",
-            share_mod=False,
-            use_skip_connection=True,
-            patch_size=2 ** len(self.io_block_channels),
-            out_channels=self.in_channels,
-        )
-
-    @property
-    def block(self) -> CrossBlockConfig:
-        """Sizes of each transformer block."""
-        return CrossBlockConfig(
-            channels=self.model_channels,
-            context_channels=self.cond_channels,
-            heads=self.num_heads or self.model_channels // self.num_head_channels,
-            mlp_ratio=self.mlp_ratio,
-            qk_rms_norm=self.qk_rms_norm,
-            qk_rms_norm_cross=self.qk_rms_norm_cross,
-        )
+        super().__post_init__()
+        require(self, use_skip_connection=True, patch_size=2 ** len(self.io_block_channels))
 
 
 class ResidualBlock(nn.Module):
