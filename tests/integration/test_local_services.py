@@ -57,9 +57,10 @@ def test_services_end_with_the_program_that_started_them(tmp_path, end):
     if sys.platform != "linux":
         pytest.skip("relies on /proc")
     program = textwrap.dedent("""
-        import sys, time
+        import signal, sys, time
         from pathlib import Path
         from examples.local_services import rabbitmq, s3_server
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
         with rabbitmq(Path(sys.argv[1])), s3_server(Path(sys.argv[1])):
             print("ready", flush=True)
             time.sleep(60)
